@@ -1,0 +1,27 @@
+#pragma once
+
+// FileId: the number that stands for one inode of the source for the whole
+// migration, across deaths of the worker. It is the FUSE nodeid too.
+//   1                    the root of the tree (FUSE_ROOT_ID)
+//   generation<<32|ino   for handles that are just those two 32-bit numbers
+//                        (FILEID_INO32_GEN: ext4): no table is needed
+//   kTableBit | n        for other handles: n-th entry of the NodeTable, bound
+//                        by a journaled record
+// A FileId is never used again for another inode: the generation is part of it.
+
+#include <cstdint>
+
+namespace livemv::state {
+
+using FileId = uint64_t;
+inline constexpr FileId kNoFile = 0;
+inline constexpr FileId kRootId = 1;
+inline constexpr FileId kTableBit = 1ull << 62;
+// Objects that exist on the target only (made there after cutover); never
+// journaled.
+inline constexpr FileId kTargetBit = 1ull << 63;
+
+// Bytes per chunk of the copied bitmap. The last chunk ends at the local end.
+inline constexpr uint64_t kChunkBytes = 1ull << 20;
+
+}  // namespace livemv::state

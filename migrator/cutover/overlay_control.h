@@ -1,0 +1,64 @@
+#pragma once
+
+// The worker as attach, cutover and abort see it. The daemon implements it
+// over a socket; tests have a fake. Every call is bounded: it returns kTimeout
+// at its deadline, and the worker stays as it was or becomes it soon after.
+//
+// Deadlines are CLOCK_MONOTONIC in ns. Thread contract: one thread.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/result.h"
+#include "core/state/ids.h"
+#include "core/state/migration_state.h"
+#include "core/unique_fd.h"
+
+namespace livemv::cutover {
+
+// One description to open on the target in place of one on the overlay.
+struct OpenAsk {
+  state::FileId id = state::kNoFile;  // from the overlay's file handle
+  int flags = 0;                      // open(2), without O_CREAT/O_EXCL/O_TRUNC
+  std::string path_hint;  // relative to DIR; tried first, then the handle
+};
+
+struct FlushReport {
+  int64_t took_ns = 0;
+  uint64_t redo_left = 0;    // redo records not yet applied
+  uint64_t bytes_left = 0;   // below the local end and not copied
+};
+
+class OverlayControl {
+ public:
+  virtual ~OverlayControl() = default;
+
+  // Journals the event; kConflict if the table does not have it.
+  virtual core::Status Advance(state::Event event,
+                               const std::string& reason) = 0;
+  // Redirect begins (rule 10): from kSourceOnly, in one step.
+  virtual core::Status StartRedirect(int64_t deadline_ns) = 0;
+  // The target's copies of overlay descriptions, in the order asked; all or
+  // an error. They lie on the mount that ends up on DIR.
+  virtual core::Result<std::vector<core::UniqueFd>> OpenOnTarget(
+      const std::vector<OpenAsk>& asks, int64_t deadline_ns) = 0;
+  // Applies redo records and fsyncs the target once, while serving.
+  virtual core::Result<FlushReport> FlushRound(int64_t deadline_ns) = 0;
+  // With all holders frozen: answers until /dev/fuse is empty and nothing is
+  // in flight, then closes the gate: later requests wait, but FLUSH and
+  // RELEASE are answered without touching source or target (hazard H29).
+  // Then applies what redo is left. OK means: the target is complete.
+  virtual core::Result<FlushReport> DrainAndGate(int64_t deadline_ns) = 0;
+  virtual core::Status OpenGate() = 0;
+  // With the gate closed: TruthFact{target} durable, serving kTargetOnly.
+  virtual core::Status CommitTarget(int64_t deadline_ns) = 0;
+  // Takes a commit back before the first thaw (its TruthFact is replaced,
+  // durably), serving kRedirect again.
+  virtual core::Status RevokeTarget(int64_t deadline_ns) = 0;
+  // Abort: with the gate closed brings the last growth back, makes
+  // TruthFact{source} durable, serving kSourceOnly.
+  virtual core::Status CommitSource(int64_t deadline_ns) = 0;
+};
+
+}  // namespace livemv::cutover
