@@ -3,10 +3,12 @@
 // FileId: the number that stands for one inode of the source for the whole
 // migration, across deaths of the worker. It is the FUSE nodeid too.
 //   1                    the root of the tree (FUSE_ROOT_ID)
-//   generation<<32|ino   for handles that are just those two 32-bit numbers
-//                        (FILEID_INO32_GEN: ext4): no table is needed
-//   kTableBit | n        for other handles: n-th entry of the NodeTable, bound
-//                        by a journaled record
+//   ino<<32|generation   for handles that are just those two 32-bit numbers
+//                        (FILEID_INO32_GEN: ext4): no table is needed. ext4's
+//                        generations use all 32 bits, its inode numbers hardly
+//                        ever more than 30, so the two bits below stay free
+//   kTableBit | n        for other handles, and inode numbers from 2^30 on: n
+//                        is made from the handle, bound by a journaled record
 // A FileId is never used again for another inode: the generation is part of it.
 
 #include <cstdint>

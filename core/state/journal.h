@@ -7,7 +7,9 @@
 // disk unless the page cache throttles; Sync blocks for one fdatasync and
 // shares it with the callers that wait at the same time (group commit).
 // A failed write or fdatasync is final: every later call returns that error,
-// because what is durable is no longer known.
+// because what is durable is no longer known. A record refused before anything
+// of it was written (ENOSPC with the room ahead used up, or too long) is not
+// final.
 
 #include <cstdint>
 #include <memory>
