@@ -1,0 +1,232 @@
+"""Changes a tree as applications do, and keeps a model of it elsewhere.
+
+    churn.py TREE MODEL SEED SECONDS WORKERS
+
+Every worker has a subtree of its own under TREE and the same one under MODEL,
+does each operation on both, and compares results, sizes and contents on the
+way. Ends with exit 0 if nothing differed. TREE may be anything that should
+behave like a local filesystem; MODEL lies on one.
+"""
+import errno
+import os
+import random
+import sys
+import time
+
+
+class Worker:
+    def __init__(self, tree, model, seed):
+        self.rng = random.Random(seed)
+        self.roots = (tree, model)
+        self.dirs = [""]
+        self.files = []
+        self.count = 0
+        self.times = {}  # inode of the model -> mtime set by utime and not changed since
+        self.fds = []  # (fd in tree, fd in model)
+
+    def paths(self, rel):
+        return tuple(os.path.join(r, rel) for r in self.roots)
+
+    def both(self, what, *rels, **kw):
+        """Calls what(path...) in tree and model; both must agree."""
+        results = []
+        for i in range(2):
+            args = [os.path.join(self.roots[i], r) for r in rels]
+            try:
+                results.append(("ok", what(*args, **kw)))
+            except OSError as e:
+                results.append(("error", e.errno))
+        (a, x), (b, y) = results
+        if a != b or (a == "error" and x != y):
+            raise AssertionError(
+                f"{what.__name__}{rels}: {a} {errno.errorcode.get(x, x) if a == 'error' else ''}"
+                f" in the tree, {b} {errno.errorcode.get(y, y) if b == 'error' else ''} in the model")
+        return a == "ok"
+
+    def new(self, prefix):
+        self.count += 1
+        return os.path.join(self.rng.choice(self.dirs), f"{prefix}{self.count}")
+
+    def touched(self, rel):
+        try:
+            self.times.pop(os.lstat(self.paths(rel)[1]).st_ino, None)
+        except OSError:
+            pass
+
+    def data(self):
+        n = self.rng.choice((1, 10, 500, 4096, 9000, 70000, 300000))
+        return self.rng.randbytes(n)
+
+    def write(self, rel, flags, at, data):
+        def act(path):
+            fd = os.open(path, flags, 0o640)
+            try:
+                n = os.write(fd, data) if at is None else os.pwrite(fd, data, at)
+                if self.rng_sync:
+                    os.fsync(fd)
+                return n
+            finally:
+                os.close(fd)
+        self.rng_sync = self.rng.random() < 0.02
+        act.__name__ = f"write(flags={flags:#x}, at={at}, n={len(data)})"
+        ok = self.both(act, rel)
+        self.touched(rel)
+        return ok
+
+    def compare(self, rel):
+        t, m = self.paths(rel)
+        a, b = os.lstat(t), os.lstat(m)
+        for key in ("st_mode", "st_uid", "st_gid", "st_size", "st_nlink"):
+            if key in ("st_size", "st_nlink") and not os.path.isfile(m):
+                continue
+            if getattr(a, key) != getattr(b, key):
+                raise AssertionError(f"{rel}: {key} {getattr(a, key)} in the tree, "
+                                     f"{getattr(b, key)} in the model")
+        if os.path.isfile(m) and not os.path.islink(m):
+            with open(t, "rb") as x, open(m, "rb") as y:
+                p, q = x.read(), y.read()
+            if p != q:
+                at = next((i for i, (c, d) in enumerate(zip(p, q)) if c != d), min(len(p), len(q)))
+                raise AssertionError(f"{rel}: content differs at byte {at} of {len(q)}")
+
+    def step(self):
+        rng = self.rng
+        op = rng.randrange(100)
+        pick = rng.choice(self.files) if self.files else None
+        if op < 12 or not pick:
+            rel = self.new("f")
+            if self.write(rel, os.O_CREAT | os.O_EXCL | os.O_WRONLY, None, self.data()):
+                self.files.append(rel)
+        elif op < 27:
+            size = os.path.getsize(self.paths(pick)[1])
+            self.write(pick, os.O_WRONLY, rng.randrange(size + 5000), self.data())
+        elif op < 35:
+            self.write(pick, os.O_WRONLY | os.O_APPEND, None, self.data())
+        elif op < 39:
+            self.write(pick, os.O_WRONLY | os.O_TRUNC, None, self.data())
+        elif op < 45:
+            size = os.path.getsize(self.paths(pick)[1])
+            to = rng.choice((0, size // 2, max(0, size - 1), size + 100, size + 70000))
+            self.both(os.truncate, pick, length=to)
+            self.touched(pick)
+        elif op < 53:
+            to = self.new("r") if rng.random() < 0.6 else rng.choice(self.files)
+            if self.both(os.rename, pick, to) and to != pick:
+                same = os.path.lexists(self.paths(pick)[1])  # two links of one file: no effect
+                if not same:
+                    self.files.remove(pick)
+                if to not in self.files:
+                    self.files.append(to)
+        elif op < 57:
+            to = self.new("l")
+            if self.both(os.link, pick, to):
+                self.files.append(to)
+        elif op < 63:
+            if self.both(os.unlink, pick):
+                self.files.remove(pick)
+        elif op < 68:
+            self.both(os.chmod, pick, mode=rng.choice((0o600, 0o644, 0o755, 0o4711, 0o000)))
+        elif op < 70:
+            self.both(os.chown, pick, uid=rng.randrange(1000, 1005), gid=rng.randrange(1000, 1005))
+        elif op < 75:
+            t = rng.randrange(10 ** 9, 16 * 10 ** 8) * 10 ** 9 + rng.randrange(10 ** 9)
+            if self.both(os.utime, pick, ns=(t, t)):
+                self.times[os.lstat(self.paths(pick)[1]).st_ino] = t
+        elif op < 78:
+            self.both(os.setxattr, pick, attribute="user.k%d" % rng.randrange(3),
+                      value=rng.randbytes(rng.randrange(60)))
+        elif op < 82:
+            rel = self.new("d")
+            if self.both(os.mkdir, rel):
+                self.dirs.append(rel)
+        elif op < 84:
+            rel = self.new("s")
+            self.both(lambda p: os.symlink("to/" + rel, p), rel)
+        elif op < 88 and len(self.dirs) > 3:
+            old = rng.choice(self.dirs[1:])
+            to = self.new("m")
+            if self.both(os.rename, old, to):
+                def moved(p):
+                    return to + p[len(old):] if p == old or p.startswith(old + "/") else p
+                self.dirs = [moved(p) for p in self.dirs]
+                self.files = [moved(p) for p in self.files]
+        elif op < 89 and len(self.dirs) > 3:
+            rel = rng.choice(self.dirs[1:])
+            if self.both(os.rmdir, rel):
+                self.dirs.remove(rel)
+        elif op < 92:
+            if len(self.fds) < 8:
+                pair = tuple(os.open(p, os.O_RDWR) for p in self.paths(pick))
+                self.fds.append(pair)
+            else:
+                for fd in self.fds.pop(rng.randrange(len(self.fds))):
+                    os.close(fd)
+        elif op < 96 and self.fds:
+            pair = rng.choice(self.fds)
+            data, at = self.data(), rng.randrange(100000)
+            got = [os.pwrite(fd, data, at) for fd in pair]
+            if got[0] != got[1]:
+                raise AssertionError(f"pwrite to a held descriptor: {got}")
+            self.times.pop(os.fstat(pair[1]).st_ino, None)
+            back = [os.pread(fd, 200000, max(0, at - 1000)) for fd in pair]
+            if back[0] != back[1]:
+                raise AssertionError("a held descriptor reads something else than the model")
+        else:
+            self.compare(pick)
+
+    def final(self):
+        """Checks everything, explicit times too."""
+        for pair in self.fds:
+            for fd in pair:
+                os.close(fd)
+        for rel in self.files:
+            self.compare(rel)
+            t, m = self.paths(rel)
+            want = self.times.get(os.lstat(m).st_ino)
+            if want is not None and os.lstat(t).st_mtime_ns != want:
+                raise AssertionError(f"{rel}: mtime {os.lstat(t).st_mtime_ns}, set to {want}")
+        names = []
+        for root in self.roots:
+            found = set()
+            for top, dirs, files in os.walk(root):
+                for n in dirs + files:
+                    found.add(os.path.relpath(os.path.join(top, n), root))
+            names.append(found)
+        if names[0] != names[1]:
+            raise AssertionError(f"only in the tree: {sorted(names[0] - names[1])[:5]}, "
+                                 f"only in the model: {sorted(names[1] - names[0])[:5]}")
+
+
+def main():
+    tree, model, seed, seconds, workers = sys.argv[1], sys.argv[2], int(sys.argv[3]), \
+        float(sys.argv[4]), int(sys.argv[5])
+    pids = []
+    for i in range(workers):
+        sub = [os.path.join(r, f"worker{i}") for r in (tree, model)]
+        for s in sub:
+            os.makedirs(s, exist_ok=True)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            w = Worker(sub[0], sub[1], seed * 1000 + i)
+            done = 0
+            try:
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    w.step()
+                    done += 1
+                w.final()
+                print(f"worker {i}: {done} operations", flush=True)
+                code = 0
+            except BaseException as e:  # the exit code must tell, whatever it was
+                print(f"worker {i}, operation {done}: {type(e).__name__}: {e}", flush=True)
+            os._exit(code)
+        pids.append(pid)
+    failed = 0
+    for pid in pids:
+        failed |= os.waitpid(pid, 0)[1]
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Abort, faults at each step, processes that cannot be moved, full disks: the
+application never notices more than a stall."""
+import json
+import os
+import signal
+import subprocess
+import unittest
+
+import bed
+
+
+class Abort(bed.Bed):
+    def test_abort_while_copying_and_when_synced(self):
+        bed.fill(self.disk, mb=60, files=200)
+        before = bed.tree(self.disk)
+        self.writers(by_path=6, held=6, shared=2)
+        self.start("--cutover=wait")
+        (self.disk / "grown").write_bytes(b"x" * 3_000_000)
+        self.livemv("abort", self.disk, "--wait")
+        self.assertNotEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        self.assertEqual((self.disk / "grown").read_bytes(), b"x" * 3_000_000)
+        self.assertEqual(json.loads(self.livemv("list", "--json").text), [])
+
+        target = self.volume("nas2", 800)  # the first target is left aside
+        self.start("--cutover=wait", "--wait", target=target)
+        with open(self.disk / "grown", "ab") as f:
+            f.write(b"y" * 2_000_000)
+        self.livemv("abort", self.disk, "--wait")
+        totals = self.stop_writers()
+        self.assert_nothing_lost(totals)
+        self.assertEqual((self.disk / "grown").read_bytes(), b"x" * 3_000_000 + b"y" * 2_000_000)
+        after = bed.tree(self.disk)
+        for name in [n for n in after[0] if n.endswith(b".log") or n == b"grown"]:
+            del after[0][name]
+        self.assertEqual(bed.difference(before, after), "")
+
+    def test_abort_is_refused_when_the_growth_does_not_fit(self):
+        (self.disk / "ballast").write_bytes(bytes(200 << 20))
+        (self.disk / "job").write_bytes(b"start")
+        self.start("--cutover=wait")
+        block = os.urandom(1 << 20)
+        with open(self.disk / "job", "ab") as f:
+            for _ in range(300):
+                f.write(block)
+        said = self.livemv("abort", self.disk, "--wait", code=None)
+        self.assertNotEqual(said.returncode, 0, said.text)
+        self.assertRegex(said.text, r"[0-9]")
+        self.assertIn(self.status()["state"], ("copying", "synced"))
+        with open(self.disk / "job", "rb") as f:
+            f.seek(5)
+            self.assertEqual(f.read(1 << 20), block)
+
+
+class Faults(bed.Bed):
+    """A failure forced at each step: rolled back, everybody running, 0 lost."""
+    nas_mb = 400
+
+    def test_at_each_step_of_attach(self):
+        bed.fill(self.disk, mb=5, files=60)
+        self.writers(by_path=4, held=4, shared=2)
+        for point in ("attach.scanned", "attach.frozen", "attach.mounted", "attach.swapped",
+                      "attach.rescanned", "attach.redirect"):
+            with self.subTest(point):
+                said = self.start("--wait", code=None, env={"LIVEMV_FAULTS": f"{point}=error:5@1"})
+                self.assertEqual(said.returncode, 4, f"{point}: {said.text}\n{self.logs()}")
+                self.assertIn(point, said.text)
+                self.assertFalse([m for m in open("/proc/self/mountinfo")
+                                  if "livemv" in m.split(" - ")[1] and str(self.work) in m])
+                self.assertEqual(json.loads(self.livemv("list", "--json").text), [])
+        self.start("--wait")
+        self.assert_nothing_lost(self.stop_writers())
+        self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+
+    def test_at_each_step_of_cutover(self):
+        bed.fill(self.disk, mb=5, files=60)
+        self.writers(by_path=4, held=4, shared=2)
+        points = ("cutover.flushed", "cutover.frozen", "cutover.gated", "cutover.mounted",
+                  "cutover.swapped")
+        spec = ";".join(f"{p}=error:5@1" for p in points)
+        # Each attempt passes the points before it once more, so the first five
+        # attempts fail one step further each time and the sixth goes through.
+        self.start("--cutover=wait", "--wait", env={"LIVEMV_FAULTS": spec})
+        gave_up = 0
+        for _ in range(12):
+            said = self.livemv("cutover", self.disk, "--wait", code=None)
+            if said.returncode == 0:
+                break
+            self.assertEqual(said.returncode, 5, said.text + self.logs())
+            gave_up += 1
+            self.assertEqual(self.status()["state"], "synced")
+        self.assertEqual(self.status()["state"], "moved", self.logs())
+        print("given up", gave_up, "times before it went through")
+        self.assert_nothing_lost(self.stop_writers())
+
+
+class Stragglers(bed.Bed):
+    def test_a_traced_holder_makes_cutover_wait_until_it_is_free(self):
+        bed.fill(self.disk, mb=5, files=30)
+        self.writers(by_path=2, held=2)
+        holder = self.spawn("sh", "-c", "exec 3>>held.txt; while :; do echo line >&3; sleep 0.05; done",
+                            cwd=self.disk)
+        self.start("--cutover=wait", "--wait")
+        strace = self.spawn("strace", "-o", "/dev/null", "-p", str(holder.pid),
+                            stderr=subprocess.DEVNULL)
+        tracer = lambda: int(next(l for l in open(f"/proc/{holder.pid}/status")
+                                  if l.startswith("TracerPid")).split()[1])
+        bed.poll("strace attached", tracer)
+        said = self.livemv("cutover", self.disk, "--wait", code=5)
+        self.assertIn(str(holder.pid), said.text)
+        state = self.status()
+        self.assertEqual(state["state"], "synced")
+        self.assertIn(str(holder.pid), state["reason"])
+        strace.send_signal(signal.SIGINT)
+        strace.wait(timeout=10)
+        self.livemv("cutover", self.disk, "--wait")
+        self.assertEqual(self.status()["state"], "moved")
+        holder.kill()
+        self.assert_nothing_lost(self.stop_writers())
+
+    def test_auto_goes_on_by_itself_when_the_straggler_has_left(self):
+        bed.fill(self.disk, mb=40, files=100)
+        self.writers(by_path=2, held=2)
+        (self.disk / "mapped").write_bytes(bytes(8192))
+        self.start("--cutover=wait", "--wait")
+        code = ("import mmap, sys, time\n"
+                "f = open('mapped', 'r+b'); m = mmap.mmap(f.fileno(), 8192)\n"
+                "print('mapped', flush=True)\n"
+                "sys.stdin.read(); m[0:5] = b'hello'; m.flush()\n")
+        holder = self.spawn("python3", "-c", code, cwd=self.disk, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE)
+        holder.stdout.readline()
+        self.livemv("cutover", self.disk)  # not waited for
+        bed.poll("the straggler is named",
+                 lambda: str(holder.pid) in str(self.status().get("reason")))
+        holder.stdin.close()
+        self.assertEqual(holder.wait(timeout=20), 0)
+        self.wait_state("moved")
+        self.assertEqual((self.nas / "mapped").read_bytes()[:5], b"hello")
+        self.assert_nothing_lost(self.stop_writers())
+
+    def test_an_accepted_straggler_works_on_and_its_data_is_on_the_target(self):
+        bed.fill(self.disk, mb=5, files=30)
+        self.writers(by_path=2, held=2)
+        (self.disk / "mapped").write_bytes(bytes(4096))
+        self.start("--cutover=wait", "--wait")
+        code = ("import mmap, os, sys\n"
+                "f = open('mapped', 'r+b'); m = mmap.mmap(f.fileno(), 4096)\n"
+                "g = open('straggler.log', 'ab', buffering=0)\n"
+                "print('ready', flush=True)\n"
+                "for line in sys.stdin:\n"
+                "    m[0:4] = b'late'; m.flush(); g.write(line.encode())\n"
+                "    print('done', flush=True)\n")
+        holder = self.spawn("python3", "-c", code, cwd=self.disk, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE)
+        holder.stdout.readline()
+        self.livemv("cutover", self.disk, "--wait", code=5)
+        self.livemv("cutover", self.disk, f"--accept={holder.pid}")
+        self.wait_state("draining", "moved")
+        self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        holder.stdin.write(b"after the move\n")
+        holder.stdin.flush()
+        self.assertEqual(holder.stdout.readline(), b"done\n")
+        self.assertEqual((self.nas / "straggler.log").read_bytes(), b"after the move\n")
+        self.assertEqual((self.nas / "mapped").read_bytes()[:4], b"late")
+        self.assertEqual(self.status()["state"], "draining")
+        holder.stdin.close()
+        holder.wait(timeout=20)
+        self.wait_state("moved")
+        self.assert_nothing_lost(self.stop_writers())
+
+
+class FullDisk(bed.Bed):
+    disk_mb = 120
+
+    def test_a_full_source_is_relieved_at_once(self):
+        """The motive: the disk is full, appends fail, and the move cures it."""
+        bed.fill(self.disk, mb=10, files=60)
+        log = self.work / "acknowledged"
+        code = (
+            "import os, sys, time\n"
+            "n = ok = 0\n"
+            "ack = open(sys.argv[2], 'a', buffering=1)\n"
+            "f = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)\n"
+            "while not os.path.exists(sys.argv[3]):\n"
+            "    line = b'%s %09d %s\\n' % (sys.argv[1].encode(), n, b'z' * 3000)\n"
+            "    try:\n"
+            "        w = os.write(f, line)\n"
+            "        if w == len(line): ack.write('%d\\n' % n)\n"
+            "    except OSError as e:\n"
+            "        ack.write('error %d\\n' % e.errno)\n"
+            "    n += 1; time.sleep(0.01)\n")
+        stop = self.work / "stop-writing"
+        writers = []
+        os.chmod(self.work, 0o755)
+        for i in range(5):
+            ack = self.work / f"ack{i}"
+            ack.touch()
+            os.chmod(ack, 0o666)
+            writers.append(self.spawn("python3", "-c", code, f"w{i}", ack, stop, cwd=self.disk))
+        shell = self.spawn("sh", "-c", "while :; do date >> date.log; sleep 0.1; done",
+                           cwd=self.disk, stderr=subprocess.DEVNULL)
+        with open(self.disk / "ballast", "wb", buffering=0) as f:
+            try:
+                while True:
+                    f.write(bytes(1 << 20))
+            except OSError:
+                pass
+            try:
+                while True:
+                    f.write(bytes(4096))
+            except OSError:
+                pass
+        bed.poll("writers meet ENOSPC", lambda: all(
+            "error 28" in (self.work / f"ack{i}").read_text() for i in range(5)), 60)
+        self.start()
+        marks = [len((self.work / f"ack{i}").read_text().splitlines()) for i in range(5)]
+        (self.disk / "a new file").write_bytes(b"n" * 100_000)
+        bed.poll("appends succeed again", lambda: all(
+            len((self.work / f"ack{i}").read_text().splitlines()) > marks[i] + 20
+            for i in range(5)), 30)
+        for i in range(5):
+            after = (self.work / f"ack{i}").read_text().splitlines()[marks[i]:]
+            self.assertFalse([l for l in after if l.startswith("error")], after[:30])
+        self.wait_state("moved", timeout=90)
+        stop.touch()
+        for w in writers:
+            self.assertEqual(w.wait(timeout=20), 0)
+        shell.kill()
+        self.assertEqual((self.nas / "a new file").read_bytes(), b"n" * 100_000)
+        for i in range(5):
+            acked = [l for l in (self.work / f"ack{i}").read_text().splitlines()
+                     if not l.startswith("error")]
+            lines = (self.nas / f"w{i}").read_bytes().split(b"\n")
+            whole = [l.split()[1] for l in lines if len(l) == len(f"w{i} 000000000 ") + 3000]
+            self.assertEqual(len(whole), len(set(whole)))
+            missing = {b"%09d" % int(a) for a in acked} - set(whole)
+            self.assertFalse(missing, f"writer {i}: {len(missing)} acknowledged lines lost")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
