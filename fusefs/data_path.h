@@ -1,0 +1,136 @@
+#pragma once
+
+// The bytes of regular files, as applications see them, while they are split
+// between source and target (rules 1 and 2). Owns no descriptors and no
+// records: it acts on what FileTable, SourceTree and ObjectStore hold.
+//
+// Thread contract: all methods from any thread, except SetServing, which wants
+// no other call in progress. Reads, overwrites and fsync of local bytes block
+// on the source only (double writes at most for the limit); bytes that the
+// target alone holds block as long as the target does. Errors carry the errno
+// for the application.
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/result.h"
+#include "core/syscalls.h"
+#include "fusefs/byte_ledger.h"
+#include "fusefs/file_table.h"
+#include "fusefs/serving.h"
+#include "fusefs/target_writer.h"
+
+namespace livemv::fusefs {
+
+class DataPath {
+ public:
+  struct Options {
+    // How long an application waits for the target where the source alone is
+    // enough (ns).
+    int64_t double_write_limit_ns = 2'000'000'000;
+  };
+
+  // Both must outlive this.
+  DataPath(ByteLedger* ledger, TargetWriter* writer, Options options);
+  DataPath(ByteLedger* ledger, TargetWriter* writer)
+      : DataPath(ledger, writer, Options()) {}
+
+  // Under the gate: no call in progress.
+  void SetServing(Serving mode) { serving_ = mode; }
+  Serving serving() const { return serving_; }
+
+  // Bytes read; fewer than asked only at the end of the file.
+  core::Result<size_t> Read(FileId id, uint64_t off, std::span<char> buf);
+  // open_flags: O_APPEND matters in kSourceOnly and kTargetOnly, where others
+  // append beside the overlay; otherwise off is obeyed. kill_suidgid: clears
+  // setuid, setgid and capabilities first. A short count if only the first
+  // part could be written.
+  core::Result<size_t> Write(FileId id, uint64_t off,
+                             std::span<const char> data, int open_flags,
+                             bool kill_suidgid);
+  core::Status Truncate(FileId id, uint64_t size, bool kill_suidgid);
+  // mode: fallocate(2). COLLAPSE, INSERT and UNSHARE are EOPNOTSUPP.
+  core::Status FAllocate(FileId id, int mode, uint64_t off, uint64_t len);
+  // SEEK_DATA and SEEK_HOLE only. ENXIO past the last data.
+  core::Result<off_t> LSeek(FileId id, off_t off, int whence);
+  // Rule 2. Also delivers, once, an error of the target met meanwhile. Names
+  // and placeholders of others are the caller's, but the file's own inode is
+  // synced if it is a placeholder made by this worker.
+  core::Status FSync(FileId id, bool data_only);
+  // Delivers, once, an error of the target; acts on nothing.
+  core::Status Flush(FileId id);
+
+  // The size as applications see it.
+  core::Result<uint64_t> SizeOf(FileId id);
+  // stat holds what the source says of id; fills in size and blocks. Times
+  // need nothing: the source's inode has them (every change that goes to the
+  // target alone touches them first). Does nothing but in kRedirect and
+  // kAborting. Blocks on the target only for a pinned file not used since a
+  // restart.
+  core::Status Complete(FileId id, core::Stat* stat);
+
+  // A file was created on the source as a placeholder: its local end is 0.
+  // Before anybody can open it. Appends, does not sync.
+  core::Status NewFile(FileId id);
+  // The inode is gone for good.
+  void Forget(FileId id);
+
+  void Opened(FileId id) { table_->Opened(id); }
+  void Closed(FileId id) { table_->Closed(id); }
+  bool IsOpen(FileId id) { return table_->IsOpen(id); }
+
+  ByteLedger* ledger() const { return ledger_; }
+  FileTable* table() const { return table_; }
+
+ private:
+  struct Piece {  // of a write
+    uint64_t begin, end;
+    bool target;  // the target's alone
+  };
+  class Change;  // brackets a change for the generations
+
+  bool Split() const {
+    return serving_ == Serving::kRedirect || serving_ == Serving::kAborting;
+  }
+  core::Result<SharedFd> AloneFd(FileId id);  // kSourceOnly, kTargetOnly
+  core::Status KillSuidGid(int fd, FileId id);
+  core::Status TouchTimes(FileRecord& r);
+  // Waits until [begin, end) does not reach past an owed cut.
+  void WaitForCut(FileRecord& r, core::MutexLock& lock, uint64_t end);
+  // Object and durable local end, before the target alone gets bytes.
+  core::Status PrepareTargetAlone(FileRecord& r);
+  core::Result<size_t> WriteSplit(FileRecord& r, uint64_t off,
+                                  std::span<const char> data);
+  core::Status MarkHotDurably(FileRecord& r, uint64_t begin, uint64_t end);
+  // Bytes written to the source before it refused (errno in *refused, 0 if it
+  // did not).
+  core::Result<size_t> WriteSource(FileRecord& r, uint64_t off,
+                                   std::span<const char> data, int* refused);
+  void DoubleWrite(FileRecord& r, uint64_t off, std::span<const char> data);
+  core::Status WriteRefused(FileRecord& r, uint64_t off,
+                            std::span<const char> data);
+  core::Status WriteTargetAlone(FileRecord& r, uint64_t off,
+                                std::span<const char> data);
+  core::Status Shrink(FileRecord& r, uint64_t size);
+  core::Status Extend(FileRecord& r, uint64_t size);
+  core::Status AllocateSplit(FileRecord& r, int mode, uint64_t off,
+                             uint64_t len);
+  core::Status SyncDoubles(FileRecord& r);
+  core::Status SyncAlone(FileRecord& r);
+  core::Result<size_t> ReadRecord(FileRecord& r, uint64_t off,
+                                  std::span<char> buf);
+  core::Result<off_t> SeekSplit(FileRecord& r, uint64_t off, int whence);
+
+  ByteLedger* const ledger_;
+  FileTable* const table_;
+  SourceTree* const source_;
+  ObjectStore* const objects_;
+  core::Syscalls* const sys_;
+  TargetWriter* const writer_;
+  const Options options_;
+  Serving serving_ = Serving::kSourceOnly;
+};
+
+}  // namespace livemv::fusefs

@@ -1,0 +1,243 @@
+#pragma once
+
+// What is known of each regular file's bytes while this worker lives: one
+// FileRecord a file in use, packed to a few words when nobody uses it.
+//
+// A file that the table does not know is the source's alone: its local end is
+// the source's size, implicitly. It becomes explicit (pinned) when the target
+// gets its first byte of the file.
+//
+// Thread contract: all methods from any thread; none blocks on I/O. A record's
+// members say which mutex guards them. Lock order: FileRecord::write_mu, then
+// FileRecord::mu, then the table's own (inside its methods).
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "core/result.h"
+#include "core/state/byte_map.h"
+#include "core/state/ids.h"
+#include "core/state/journal.h"
+#include "core/state/recovery.h"
+#include "core/sync.h"
+
+namespace livemv::fusefs {
+
+using state::FileId;
+
+// Half-open bytes.
+struct ByteRange {
+  uint64_t begin = 0, end = 0;
+  bool Overlaps(uint64_t b, uint64_t e) const { return begin < e && b < end; }
+  bool operator==(const ByteRange&) const = default;
+};
+
+// Counts starts and ends of changes, so that work that read a chunk can tell
+// whether anybody touched it since (rule 1's generation).
+class Generations {
+ public:
+  // A point in time to compare with later.
+  uint64_t Now() const { return clock_; }
+  void Begin(uint64_t first, uint64_t count);
+  void End(uint64_t first, uint64_t count);  // same arguments as its Begin
+  void Move(uint64_t first, uint64_t count);
+  void MoveAll() { all_moved_ = ++clock_; }
+  bool Moved(uint64_t chunk, uint64_t since) const;
+  bool InFlight(uint64_t chunk) const;
+  bool AnyInFlight() const { return in_flight_ != 0; }
+
+ private:
+  struct Chunk {
+    uint64_t moved = 0;
+    uint32_t in_flight = 0;
+  };
+  // More chunks than this in one change count as the whole file.
+  static constexpr uint64_t kManyChunks = 4096;
+  uint64_t clock_ = 1;
+  uint64_t all_moved_ = 0;
+  uint64_t in_flight_ = 0;        // changes begun and not ended
+  uint64_t whole_in_flight_ = 0;  // of these, changes of the whole file
+  std::unordered_map<uint64_t, Chunk> chunks_;
+};
+
+// A counter of dirtiness: Dirty() after the bytes are handed to the kernel,
+// Mark() before an fsync, Cleaned(mark) after it succeeded.
+class DirtyMark {
+ public:
+  explicit DirtyMark(bool dirty = false) : written_(dirty ? 1 : 0) {}
+  void Dirty() { written_++; }
+  uint32_t Mark() const { return written_; }
+  void Cleaned(uint32_t mark) { clean_ = mark; }
+  bool IsDirty() const { return written_ != clean_; }
+
+ private:
+  uint32_t written_, clean_ = 0;
+};
+
+// The part that stays in memory for every pinned file.
+struct FileFacts {
+  state::ByteMap map;
+  uint64_t size = 0;         // bytes; meaningful if size_known
+  state::Seq last_seq = 0;   // of the newest fact about this file
+  state::Seq pin_seq = 0;    // of the record of the local end
+  uint32_t source_epoch = 0;  // of source syncs, at the last write to it
+  DirtyMark source_dirty, alone_dirty, double_dirty;
+  bool pinned = false;       // the local end is in the journal
+  bool pin_durable = false;  // and durably so
+  bool size_known = false;
+  bool sync_all = false;  // facts of others (a binding) matter to fsync too
+  bool fresh = false;     // nothing but this worker ever wrote the object
+  bool grown = false;     // size to be recorded by the next barrier
+};
+
+struct FileRecord {
+  explicit FileRecord(FileId i) : id(i) {}
+
+  const FileId id;
+
+  // Serializes changes of the file's bytes (writes, truncates); held over I/O
+  // on both sides, so the two see them in one order. Readers, the copier's
+  // copying and fsync do not take it.
+  core::Mutex write_mu;
+
+  // Guards everything below. Held over nothing but Journal::Append, so that
+  // the journal has one file's facts in the order in which they became true.
+  core::Mutex mu;
+  core::CondVar changed;  // cut done, a copier or given-up write returned, ...
+
+  FileFacts facts;
+  // Moves whenever the owner of some byte, or a cut, changes.
+  uint64_t version = 1;
+  std::optional<uint64_t> cut;  // owed: the object is to be cut to this size
+  Generations gens;
+  // Chunks that equal the source in the target's page cache and get double
+  // writes, but are not claimed yet; with the time of the copy.
+  std::map<uint64_t, uint64_t> provisional;
+  // Chunks of which the object may hold something else than zeros although
+  // they are not copied; matters while facts.fresh.
+  std::set<uint64_t> stale;
+  std::set<uint64_t> urgent;              // the copier takes these first
+  std::vector<ByteRange> copier_writes;   // in flight to the object
+  std::vector<ByteRange> given_up;        // double writes that never returned
+  std::vector<ByteRange> becoming_remote;
+  // Abort: the piece that is being brought back, and whether it was written.
+  std::optional<ByteRange> back_range;
+  bool back_moved = false;
+  bool remote_back = false;  // remote bytes were brought back and still are
+  // Errors of the target that an application has yet to be told (errno).
+  int fsync_error = 0, flush_error = 0;
+
+  uint64_t counted_total = 0, counted_copied = 0;  // in the table's totals
+
+  uint32_t users = 0;  // guarded by the table
+};
+
+class FileTable;
+
+// Keeps a record in memory. Movable, null after a move.
+class FileRef {
+ public:
+  FileRef() = default;
+  FileRef(FileRef&& o) noexcept;
+  FileRef& operator=(FileRef&& o) noexcept;
+  ~FileRef() { Reset(); }
+  FileRef(const FileRef&) = delete;
+  FileRef& operator=(const FileRef&) = delete;
+
+  FileRecord* operator->() const { return record_; }
+  FileRecord& operator*() const { return *record_; }
+  explicit operator bool() const { return record_ != nullptr; }
+  void Reset();
+
+ private:
+  friend class FileTable;
+  FileRef(FileTable* table, FileRecord* record)
+      : table_(table), record_(record) {}
+  FileTable* table_ = nullptr;
+  FileRecord* record_ = nullptr;
+};
+
+class FileTable {
+ public:
+  struct Totals {
+    uint64_t bytes_below_end = 0;  // local ends of all known files
+    uint64_t bytes_copied = 0;     // of these, claimed or remote
+  };
+
+  FileTable() = default;
+  ~FileTable();
+  FileTable(const FileTable&) = delete;
+  FileTable& operator=(const FileTable&) = delete;
+
+  // Takes over what the journal says, after the facts of the new session were
+  // applied to it; before any other call.
+  void Adopt(const state::RecoveredState& state);
+
+  // The record of id, made (unpinned, size unknown) if there is none.
+  FileRef Get(FileId id);
+  // Null if nothing is known of id, so that it is the source's alone.
+  FileRef Find(FileId id);
+  // The inode is gone for good: what is known of it is dropped once unused.
+  void Forget(FileId id);
+
+  // Descriptors that applications hold through the overlay.
+  void Opened(FileId id);
+  void Closed(FileId id);
+  bool IsOpen(FileId id);
+
+  // Files that owe something; the sets are hints kept by ByteLedger.
+  void SetHot(FileId id, bool hot);
+  void SetCutOwed(FileId id, bool owed);
+  void SetGrown(FileId id);
+  std::vector<FileId> HotFiles();
+  std::vector<FileId> CutsOwed();
+  // Returns when a cut became owed or Wake was called since the last call, or
+  // after timeout_ns (<0: never).
+  void WaitForCuts(int64_t timeout_ns);
+  void WakeCutter();
+  std::vector<FileId> TakeGrown();
+  std::vector<FileId> KnownFiles();
+
+  // Bytes, for progress. Call with record->mu held after a change of its map.
+  void Account(FileRecord* record);
+  Totals GetTotals();
+  size_t KnownCount();
+
+ private:
+  friend class FileRef;
+  struct Slot {
+    FileRecord* live = nullptr;  // owned
+    std::optional<FileFacts> packed;
+    uint32_t open = 0;
+    bool forgotten = false;
+  };
+  struct Shard {
+    core::Mutex mu;
+    std::unordered_map<FileId, Slot> slots;  // guarded by mu
+  };
+  static constexpr size_t kShards = 64;
+  Shard& ShardOf(FileId id) {
+    return shards_[(id * 0x9E3779B97F4A7C15ull) >> 58];
+  }
+  void Release(FileRecord* record);
+  // Null if the record must stay as it is.
+  static bool Packable(const FileRecord& record);
+  void Unpack(Slot* slot, FileId id);
+
+  std::array<Shard, kShards> shards_;
+  core::Mutex mu_;                          // the sets and totals
+  std::unordered_set<FileId> hot_;          // guarded by mu_
+  std::unordered_set<FileId> cuts_;         // guarded by mu_
+  std::unordered_set<FileId> grown_;        // guarded by mu_
+  Totals totals_;                           // guarded by mu_
+  core::CondVar cut_owed_;
+  bool cutter_woken_ = false;  // guarded by mu_
+};
+
+}  // namespace livemv::fusefs
