@@ -125,6 +125,14 @@ class RealSyscalls final : public Syscalls {
       return FailSys(errno, "lseek");
     return r;
   }
+  Status FAdvise(int fd, uint64_t off, uint64_t len, int advice) override {
+    // Returns the errno instead of setting it (man 2 posix_fadvise).
+    int err = ::posix_fadvise(fd, static_cast<off_t>(off),
+                              static_cast<off_t>(len), advice);
+    if (err != 0)
+      return FailSys(err, "posix_fadvise");
+    return {};
+  }
   Result<Stat> StatAt(int dirfd, const char* path, unsigned mask) override {
     Stat st;
     if (::statx(dirfd, path, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH, mask, &st) <

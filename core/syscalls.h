@@ -65,6 +65,8 @@ class Syscalls : public FdCloser {
   virtual Status FTruncate(int fd, uint64_t len) = 0;
   virtual Status FAllocate(int fd, int mode, uint64_t off, uint64_t len) = 0;
   virtual Result<off_t> LSeek(int fd, off_t off, int whence) = 0;
+  // advice: POSIX_FADV_*; len 0: to the end.
+  virtual Status FAdvise(int fd, uint64_t off, uint64_t len, int advice) = 0;
   // path "" means dirfd itself. Links are not followed. mask: STATX_*.
   virtual Result<Stat> StatAt(int dirfd, const char* path,
                               unsigned mask = STATX_BASIC_STATS |
