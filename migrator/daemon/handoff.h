@@ -1,0 +1,79 @@
+#pragma once
+
+// What one livemv process hands to another that it starts: the settings of the
+// migration and the descriptors, by name, as the first message on the channel
+// that stays between the two. Versioned: a process refuses a hand-over that it
+// does not know instead of guessing.
+//
+// Thread contract: plain values.
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/result.h"
+#include "core/unique_fd.h"
+#include "migrator/daemon/channel.h"
+
+namespace livemv::daemon {
+
+inline constexpr int kHandoffVersion = 1;
+
+// The settings of one migration, fixed at start.
+struct Settings {
+  std::string id;
+  std::string dir;        // normal form
+  std::string target;     // "host:/path", or a directory in normal form
+  std::string state_dir;  // this migration's own
+  std::string registry;   // root of the registry
+  std::string mount_options;  // -o, as given
+  bool auto_cutover = true;
+  int64_t max_pause_ns = 200'000'000;
+  int64_t reserve_bytes = 0;  // of the journal, made at start
+  // Environment for fault points; empty in earnest.
+  std::string faults;
+};
+
+// Names of descriptors. A role takes those it knows and closes the rest.
+namespace fd_name {
+inline constexpr char kFuse[] = "fuse";              // /dev/fuse
+inline constexpr char kOverlay[] = "overlay";        // mount, detached at first
+inline constexpr char kSource[] = "source";          // private clone of DIR
+inline constexpr char kDir[] = "dir";                // O_PATH, before covering
+inline constexpr char kTarget[] = "target";          // mount, detached at first
+inline constexpr char kSavedInit[] = "saved_init";   // memfd
+inline constexpr char kIntents[] = "intents";        // memfd
+inline constexpr char kHeartbeat[] = "heartbeat";    // memfd
+inline constexpr char kEscrow[] = "escrow";          // memfd
+inline constexpr char kControl[] = "control";        // worker <-> re-anchorer
+inline constexpr char kAlive[] = "alive";            // the registry's lock
+}  // namespace fd_name
+
+struct Handoff {
+  std::string role;  // "supervisor", "worker", "attach", "cutover", "abort"
+  Settings settings;
+  // Role-specific values, JSON text; "" for none.
+  std::string extra;
+  std::map<std::string, core::UniqueFd> fds;
+
+  // kInvalid if the descriptor is missing.
+  core::Result<core::UniqueFd> Take(const std::string& name);
+  int Borrow(const std::string& name) const;  // -1 if missing
+};
+
+// The descriptors stay the caller's: borrowed for the time of the call.
+struct HandoffView {
+  std::string role;
+  const Settings* settings = nullptr;
+  std::string extra;
+  std::vector<std::pair<std::string, int>> fds;
+};
+
+core::Status SendHandoff(Channel& channel, const HandoffView& view);
+core::Result<Handoff> ReceiveHandoff(Channel& channel, int64_t deadline_ns);
+
+std::string SettingsToJson(const Settings& settings);
+core::Result<Settings> SettingsFromJson(const std::string& text);
+
+}  // namespace livemv::daemon
