@@ -37,27 +37,37 @@ class OverlayControl {
   // Journals the event; kConflict if the table does not have it.
   virtual core::Status Advance(state::Event event,
                                const std::string& reason) = 0;
-  // Redirect begins (rule 10): from kSourceOnly, in one step.
+  // Redirect begins (rule 10): from kSourceOnly, in one step that journals
+  // Event::kAttached too.
   virtual core::Status StartRedirect(int64_t deadline_ns) = 0;
-  // The target's copies of overlay descriptions, in the order asked; all or
-  // an error. They lie on the mount that ends up on DIR.
+  // The target's counterparts of overlay descriptions, in the order asked. An
+  // object that cannot be opened (it was removed meanwhile) gives an empty
+  // UniqueFd at its place and is no error. They lie on the mount that ends up
+  // on DIR. Also answered after CommitTarget, when an id may be one of
+  // kTargetBit.
   virtual core::Result<std::vector<core::UniqueFd>> OpenOnTarget(
       const std::vector<OpenAsk>& asks, int64_t deadline_ns) = 0;
-  // Applies redo records and fsyncs the target once, while serving.
+  // Applies redo records and fsyncs the target once, while serving. Its first
+  // call is the check of the target's health: kTimeout if it does not answer.
   virtual core::Result<FlushReport> FlushRound(int64_t deadline_ns) = 0;
   // With all holders frozen: answers until /dev/fuse is empty and nothing is
   // in flight, then closes the gate: later requests wait, but FLUSH and
   // RELEASE are answered without touching source or target (hazard H29).
-  // Then applies what redo is left. OK means: the target is complete.
+  // Then applies what redo is left. OK means: the target is complete; any
+  // error leaves the gate as it was. In kAborting and kSourceOnly nothing is
+  // applied and the target is not touched.
   virtual core::Result<FlushReport> DrainAndGate(int64_t deadline_ns) = 0;
+  // OK also if the gate is open.
   virtual core::Status OpenGate() = 0;
-  // With the gate closed: TruthFact{target} durable, serving kTargetOnly.
+  // With the gate closed: TruthFact{target} durable, serving kTargetOnly once
+  // the gate is opened. The state stays cutting_over; the caller advances it
+  // to draining after the thaw.
   virtual core::Status CommitTarget(int64_t deadline_ns) = 0;
   // Takes a commit back before the first thaw (its TruthFact is replaced,
   // durably), serving kRedirect again.
   virtual core::Status RevokeTarget(int64_t deadline_ns) = 0;
   // Abort: with the gate closed brings the last growth back, makes
-  // TruthFact{source} durable, serving kSourceOnly.
+  // TruthFact{source} durable, serving kSourceOnly. The state stays aborting.
   virtual core::Status CommitSource(int64_t deadline_ns) = 0;
 };
 
