@@ -1,0 +1,266 @@
+"""One test for each way a live migration goes wrong that can be shown from
+outside. tests/hazards/README.md lists all of them by number, and where those
+are tested that need the simulator, a fake or a later version."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
+import bed  # noqa: E402
+
+
+class Hazards(bed.Bed):
+    def freeze(self, mount):
+        """The target hangs from here on: writes wait, reads go on."""
+        bed.run("fsfreeze", "-f", mount)
+        self.addCleanup(lambda: subprocess.run(["fsfreeze", "-u", mount],
+                                               stderr=subprocess.DEVNULL))
+
+    def thaw(self, mount):
+        bed.run("fsfreeze", "-u", mount)
+
+    def test_h01_two_writers_at_attach_have_one_truth(self):
+        """Processes that appear and open files all the time while attach runs:
+        none of their bytes goes to the bare source after redirect began."""
+        code = ("i=0; while [ ! -e '%s' ]; do i=$((i+1)); "
+                "sh -c 'echo line '$i' >> short.log'; done; echo $i > '%s'")
+        stop, count = self.work / "stop-short", self.work / "count"
+        bed.fill(self.disk, mb=10, files=100)
+        storm = [self.spawn("sh", "-c", code % (stop, f"{count}{n}"), cwd=self.disk)
+                 for n in range(3)]
+        self.writers(by_path=4, held=4, shared=2)
+        self.start("--wait")
+        stop.touch()
+        for p in storm:
+            self.assertEqual(p.wait(timeout=30), 0)
+        written = sum(int((self.work / f"count{n}").read_text()) for n in range(3))
+        lines = (self.disk / "short.log").read_text().splitlines()
+        self.assertEqual(len(lines), written, self.logs())
+        self.assert_nothing_lost(self.stop_writers())
+
+    def test_h09_a_straggler_and_a_mover_see_each_other(self):
+        (self.disk / "shared").write_bytes(b"0" * 4096)
+        (self.disk / "map").write_bytes(bytes(4096))
+        self.start("--cutover=wait", "--wait")
+        code = ("import mmap, os, sys\n"
+                "keep = mmap.mmap(os.open('map', os.O_RDWR), 4096)\n"
+                "f = os.open('shared', os.O_RDWR)\nprint('ready', flush=True)\n"
+                "for line in sys.stdin:\n"
+                "    word = line.split()\n"
+                "    if word[0] == 'read': print(os.pread(f, 8, 0).decode(),"
+                " os.fstat(f).st_size, flush=True)\n"
+                "    elif word[0] == 'write': os.pwrite(f, word[1].encode(), 0);"
+                " print('ok', flush=True)\n"
+                "    else: print(' '.join(sorted(os.listdir('.'))), flush=True)\n")
+        s = self.spawn("python3", "-c", code, cwd=self.disk, stdin=subprocess.PIPE,
+                       stdout=subprocess.PIPE)
+
+        def ask(line):
+            s.stdin.write(line.encode() + b"\n")
+            s.stdin.flush()
+            return s.stdout.readline().decode().strip()
+        s.stdout.readline()
+        self.assertEqual(ask("read"), "00000000 4096")
+        self.livemv("cutover", self.disk, f"--accept={s.pid}")
+        self.wait_state("draining")
+        with open(self.disk / "shared", "r+b") as f:
+            f.write(b"moved---")
+            f.truncate(5000)
+        os.rename(self.disk / "map", self.disk / "renamed")
+        self.assertEqual(ask("read"), "moved--- 5000")
+        self.assertIn("renamed", ask("list"))
+        self.assertEqual(ask("write straggle"), "ok")
+        self.assertEqual((self.disk / "shared").read_bytes()[:8], b"straggle")
+        s.stdin.close()
+        s.wait(timeout=20)
+        self.wait_state("moved")
+
+    def test_h10_a_rename_over_a_linked_file_corrupts_nobody(self):
+        """The copier must not write one file's bytes into another's object."""
+        for n in range(200):
+            (self.disk / f"a{n}").write_bytes(b"A%d" % n * 30000)
+            (self.disk / f"b{n}").write_bytes(b"B%d" % n * 50000)
+            os.link(self.disk / f"b{n}", self.disk / f"c{n}")
+        self.start("--cutover=wait")
+        for n in range(200):
+            os.rename(self.disk / f"a{n}", self.disk / f"b{n}")
+        self.wait_state("synced")
+        self.livemv("cutover", self.disk, "--wait")
+        for n in range(200):
+            self.assertEqual((self.disk / f"b{n}").read_bytes(), b"A%d" % n * 30000)
+            self.assertEqual((self.disk / f"c{n}").read_bytes(), b"B%d" % n * 50000)
+            self.assertEqual(os.stat(self.disk / f"c{n}").st_nlink, 1)
+
+    def test_h11_a_subtree_that_moves_under_the_walker_is_copied(self):
+        for d in range(30):
+            os.makedirs(self.disk / f"z{d}" / "deep" / "er")
+            for n in range(20):
+                (self.disk / f"z{d}" / "deep" / "er" / f"f{n}").write_bytes(os.urandom(3000))
+        before = bed.tree(self.disk)
+        self.start("--cutover=wait")
+        for turn in range(6):
+            for d in range(30):
+                a, b = ("z", "a") if turn % 2 == 0 else ("a", "z")
+                os.rename(self.disk / f"{a}{d}", self.disk / f"{b}{d}")
+        self.livemv("cutover", self.disk, "--wait")
+        self.assertEqual(self.wait_state("moved")["state"], "moved")
+        after = bed.tree(self.disk)
+        self.assertEqual(bed.difference(before, after), "")
+
+    def test_h12_attributes_have_one_owner(self):
+        names = [f"f{n}" for n in range(300)]
+        for n in names:
+            (self.disk / n).write_bytes(os.urandom(20000))
+        self.start("--cutover=wait")
+        for i, n in enumerate(names):
+            os.chmod(self.disk / n, 0o600)
+            os.utime(self.disk / n, ns=(10 ** 18 + i, 10 ** 18 + i))
+        self.livemv("cutover", self.disk, "--wait")
+        self.wait_state("moved")
+        for i, n in enumerate(names):
+            st = os.stat(self.disk / n)
+            self.assertEqual((st.st_mode & 0o7777, st.st_mtime_ns), (0o600, 10 ** 18 + i), n)
+
+    def test_h14_h16_a_hung_target_stops_neither_reads_nor_status_nor_the_worker(self):
+        bed.fill(self.disk, mb=10, files=60)
+        (self.disk / "local").write_bytes(b"L" * 100_000)
+        self.start("--cutover=wait", "--wait")
+        worker = self.status()["worker_pid"]
+        self.freeze(self.nas)
+        began = time.monotonic()
+        rounds = 0
+        while time.monotonic() - began < 13:
+            t = time.monotonic()
+            self.assertEqual((self.disk / "local").read_bytes()[:3], b"LLL")
+            os.listdir(self.disk)
+            self.assertLess(time.monotonic() - t, 2.0, "a local read waited for the target")
+            if rounds == 2:  # an overwrite of local bytes does not need the target
+                with open(self.disk / "local", "r+b") as f:
+                    f.seek(50_000)
+                    f.write(b"over")
+            t = time.monotonic()
+            self.assertIn(self.status()["state"], ("synced", "copying"))
+            self.assertLess(time.monotonic() - t, 2.0, "status waited for the target")
+            rounds += 1
+            time.sleep(0.3)
+        said = self.livemv("cutover", self.disk, "--wait", code=None, timeout=100)
+        self.assertIn(said.returncode, (5, 8), said.text)
+        self.assertEqual(self.status()["worker_pid"], worker, self.logs())
+        self.thaw(self.nas)
+        self.wait_state("synced")
+        self.livemv("cutover", self.disk, "--wait")
+        data = (self.disk / "local").read_bytes()
+        self.assertEqual(data[50_000:50_004], b"over")
+        self.assertEqual(len(data), 100_000)
+
+    def test_h17_other_doors_to_the_tree_are_found(self):
+        sub = self.disk / "tree"
+        (sub / "inner").mkdir(parents=True)
+        (sub / "file").write_text("x")
+        with self.subTest("bind mount of a part"):
+            door = self.work / "door"
+            door.mkdir()
+            bed.run("mount", "--bind", sub / "inner", door)
+            said = self.start(source=sub, code=3)
+            self.assertIn(str(door), said.text)
+            bed.run("umount", door)
+        with self.subTest("a hard link that leaves the tree"):
+            os.link(sub / "file", self.disk / "outside")
+            said = self.start(source=sub, code=None)
+            self.assertIn(said.returncode, (3,), said.text)
+            self.assertIn("link", said.text)
+            os.unlink(self.disk / "outside")
+        with self.subTest("a loop device on a file of the tree"):
+            image = sub / "image"
+            with open(image, "wb") as f:
+                f.truncate(1 << 20)
+            loop = bed.run("losetup", "--show", "-f", image).text.strip()
+            try:
+                said = self.start(source=sub, code=3)
+                self.assertIn("image", said.text)
+            finally:
+                bed.run("losetup", "-d", loop)
+            os.unlink(image)
+        self.start("--wait", source=sub)
+
+    def test_h20_state_inside_the_tree_is_refused(self):
+        inside = self.disk / "state"
+        inside.mkdir()
+        said = self.livemv("start", self.disk, self.nas, f"--state-dir={inside}", code=3)
+        self.assertIn("state", said.text)
+        self.assertEqual(os.listdir(inside), [])
+
+    def test_h27_a_reused_inode_number_is_another_file(self):
+        """ext4 hands a freed inode number out again at once."""
+        self.start("--cutover=wait", "--wait")
+        want = {}
+        for turn in range(200):
+            path = self.disk / f"t{turn % 7}"
+            path.unlink(missing_ok=True)
+            data = b"turn %d " % turn * (turn + 1)
+            path.write_bytes(data)
+            want[path.name] = data
+            self.assertEqual(path.read_bytes(), data)
+        self.livemv("cutover", self.disk, "--wait")
+        self.wait_state("moved")
+        for name, data in want.items():
+            self.assertEqual((self.nas / name).read_bytes(), data, name)
+
+    def test_h13_a_placeholder_is_told_from_an_empty_file(self):
+        (self.disk / "empty").write_bytes(b"")
+        self.start("--cutover=wait", "--wait")
+        (self.disk / "grown").write_bytes(b"g" * 10_000)
+        self.assertEqual((self.disk / "grown").stat().st_size, 10_000)
+        self.assertNotIn("trusted.livemv", os.listxattr(self.disk / "grown"))
+        self.livemv("abort", self.disk, "--wait")
+        self.assertEqual((self.disk / "empty").stat().st_size, 0)
+        self.assertEqual((self.disk / "grown").read_bytes(), b"g" * 10_000)
+        self.assertEqual(os.listxattr(self.disk / "grown"), [])
+
+    def test_h23_a_killed_worker_costs_a_stall_only(self):
+        bed.fill(self.disk, mb=20, files=100)
+        self.writers(by_path=4, held=4, shared=2)
+        self.start("--cutover=wait")
+        for _ in range(5):
+            worker = self.status()["worker_pid"]
+            os.kill(worker, signal.SIGKILL)
+            bed.poll("another worker", lambda: self.status().get("worker_pid") not in
+                     (None, 0, worker), 30)
+            (self.disk / "probe").write_text("x")
+        self.wait_state("synced", timeout=90)
+        self.livemv("cutover", self.disk, "--wait")
+        self.wait_state("moved")
+        self.assert_nothing_lost(self.stop_writers())
+
+    def test_h29_close_in_the_freeze_does_not_wait_for_a_hung_target(self):
+        """Cutover cannot succeed while the target hangs; it must give up in
+        time, and every holder must go on."""
+        bed.fill(self.disk, mb=5, files=20)
+        (self.disk / "below").write_bytes(bytes(1 << 20))
+        code = ("import os, sys, time\nf = os.open('below', os.O_RDWR)\nlong = 0\n"
+                "print('ready', flush=True)\n"
+                "while not os.path.exists(sys.argv[1]):\n"
+                "    t = time.monotonic(); os.pread(f, 100, 5000)\n"
+                "    long = max(long, time.monotonic() - t); time.sleep(0.005)\n"
+                "print(long)\n")
+        self.start("--cutover=wait", "--wait")
+        stop = self.work / "stop-reading"
+        reader = self.spawn("python3", "-c", code, stop, cwd=self.disk, stdout=subprocess.PIPE)
+        reader.stdout.readline()
+        self.freeze(self.nas)
+        said = self.livemv("cutover", self.disk, "--wait", code=None, timeout=100)
+        self.assertIn(said.returncode, (5, 8), said.text)
+        self.thaw(self.nas)
+        stop.touch()
+        self.assertLess(float(reader.stdout.read()), 1.0)
+        self.wait_state("synced")
+        self.livemv("cutover", self.disk, "--wait")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
