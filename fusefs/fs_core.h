@@ -78,6 +78,15 @@ class FsCore {
   virtual core::Result<Entry> SymLink(FileId dir, const char* name,
                                       const char* text,
                                       const Caller& caller) = 0;
+  // For a resent MKNOD, MKDIR, SYMLINK or CREATE whose predecessor made
+  // dir/name and died: gives it the owner and mode that the request asked for,
+  // which the predecessor may not have done. Doing it twice changes nothing.
+  // mode with its S_IFMT bits.
+  virtual core::Result<Entry> FinishMake(FileId dir, const char* name,
+                                         mode_t mode, const Caller& caller) {
+    (void)mode, (void)caller;
+    return Lookup(dir, name);
+  }
   virtual core::Result<Entry> Link(FileId id, FileId dir, const char* name) = 0;
   virtual core::Status Unlink(FileId dir, const char* name) = 0;
   virtual core::Status RmDir(FileId dir, const char* name) = 0;
@@ -92,6 +101,11 @@ class FsCore {
       FileId dir, const char* name, int flags, mode_t mode,
       const Caller& caller) = 0;
   virtual void Release(FileId id, uint64_t fh) = 0;
+  // The kernel has evicted the inode (FORGET): nobody has it open, mapped or
+  // as a working directory. No count matters; for an inode that was deleted
+  // there is only one, and it is what lets its bytes go after a restart, when
+  // descriptors are not counted. Cheap; touches the target never.
+  virtual void Forget(FileId id) { (void)id; }
 
   // Bytes read into buf; less than asked only at the end of the file.
   virtual core::Result<size_t> Read(FileId id, uint64_t off,

@@ -4,22 +4,28 @@
 // made under its FileId in a slot of the private directory
 //     <target root>/.livemv-ID/o/<FileId as 16 hex digits>
 // and bound by a journaled record to its target handle; afterwards it is
-// reached by handle only, wherever the applier places it in the tree.
+// reached by handle only, wherever the applier places it in the tree. Objects
+// that nobody can name any more wait in .livemv-ID/v for their end.
 //
 // Thread contract: all methods from any thread. Every method may block as long
-// as the target blocks, except Find and FindByIno.
+// as the target blocks, except Find, FindByIno and Drop.
 
+#include <array>
+#include <atomic>
 #include <cstdint>
+#include <list>
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
+#include <vector>
 
 #include "core/result.h"
 #include "core/state/facts.h"
 #include "core/state/journal.h"
 #include "core/sync.h"
 #include "core/syscalls.h"
-#include "fusefs/source_tree.h"
+#include "fusefs/tree.h"
 
 namespace livemv::fusefs {
 
@@ -37,12 +43,21 @@ class ObjectStore {
               std::string private_name, state::Journal* journal,
               size_t max_open = 4096);
 
+  // Makes the private directories (0700) where they are missing, and binds the
+  // root. Before anything that needs a slot; again after RemovePrivate if the
+  // migration goes on.
   core::Status Prepare();
+  // Removes the private directories. ENOTEMPTY, naming what is left, if
+  // objects are still there.
+  core::Status RemovePrivate();
   // Takes over what the journal says; before any other call.
   void Adopt(state::FileId id, Object object);
 
   std::optional<Object> Find(state::FileId id);
   std::optional<state::FileId> FindByIno(uint64_t target_ino);
+  // The number of a target object, by handle: a bound FileId, or one with
+  // kTargetBit that lives in memory only (rule 7).
+  state::FileId NumberOf(const Object& object);
 
   // The object of id, made and bound if there is none: type, device number
   // and owner from source, mode 0600 (0700 for a directory); link_text for a
@@ -59,7 +74,12 @@ class ObjectStore {
 
   int RootFd() const { return root_.Get(); }
   int SlotsFd() const { return slots_.Get(); }
+  int VictimsFd() const { return victims_.Get(); }
   static std::string SlotName(state::FileId id);
+  // The FileId of a slot's name, if it is one.
+  static std::optional<state::FileId> IdOfSlot(const std::string& name);
+  // A name in VictimsFd that nothing has yet.
+  std::string NewVictimName();
   const std::string& private_name() const { return private_name_; }
   core::Syscalls* sys() const { return sys_; }
 
@@ -70,19 +90,29 @@ class ObjectStore {
   };
   core::Result<SharedFd> Get(state::FileId id, SharedFd Cached::*slot,
                              int flags);
+  void Remember(state::FileId id, Object object);
+  core::Result<Object> Make(state::FileId id, const core::Stat& source,
+                            const std::string& link_text);
+  core::Status MakeInSlot(const std::string& slot, const core::Stat& source,
+                          const std::string& link_text);
+  core::Result<core::UniqueFd> MakeDir(int at, const char* name);
 
   core::Syscalls* const sys_;
   const core::UniqueFd root_;
   const std::string private_name_;
   state::Journal* const journal_;
   const size_t max_open_;
-  core::UniqueFd slots_;
+  core::UniqueFd private_, slots_, victims_;
+  std::atomic<uint64_t> next_victim_{0};
   core::Mutex mu_;
   std::unordered_map<state::FileId, Object> objects_;     // guarded by mu_
   std::unordered_map<uint64_t, state::FileId> by_ino_;    // guarded by mu_
   std::unordered_map<state::FileId, Cached> cache_;       // guarded by mu_
   std::list<state::FileId> lru_;                          // guarded by mu_
-  core::Mutex make_mu_;  // one creation at a time for one id
+  uint64_t next_target_ = 1;  // of kTargetBit numbers; guarded by mu_
+  core::Mutex make_mu_;
+  core::CondVar made_;
+  std::unordered_set<state::FileId> making_;  // guarded by make_mu_
 };
 
 }  // namespace livemv::fusefs

@@ -1,0 +1,169 @@
+#pragma once
+
+// FsCore over source and target: what applications see at DIR in each Serving
+// mode.
+//   kSourceOnly          the source alone
+//   kRedirect, kAborting names and attributes from the source, with redo
+//                        records begun before each change (rule 3); bytes by
+//                        DataPath
+//   kTargetOnly          the target alone (rule 7)
+//
+// Deleted inodes that somebody may have open are pinned until the kernel lets
+// go of them (Release of the last descriptor, or Forget).
+//
+// Thread contract: as FsCore. SetServing waits for operations in progress.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "core/result.h"
+#include "core/sync.h"
+#include "fusefs/data_path.h"
+#include "fusefs/fs_core.h"
+#include "fusefs/graveyard.h"
+#include "fusefs/object_store.h"
+#include "fusefs/redo.h"
+#include "fusefs/serving.h"
+#include "fusefs/source_tree.h"
+#include "fusefs/target_tree.h"
+#include "fusefs/tree_ops.h"
+
+namespace livemv::fusefs {
+
+class OverlayFs final : public FsCore {
+ public:
+  struct Parts {  // all must outlive the OverlayFs
+    SourceTree* source = nullptr;
+    ObjectStore* objects = nullptr;
+    Redo* redo = nullptr;
+    DataPath* data = nullptr;
+    Graveyard* graveyard = nullptr;
+    state::Journal* journal = nullptr;
+    // Another worker served this mount before: applications may hold
+    // descriptors that were not counted here.
+    bool resumed = false;
+  };
+  OverlayFs(const Parts& parts, Serving mode);
+
+  // Waits until no operation is in progress, holding new ones back, and
+  // switches here and in DataPath. kTimeout at the deadline (MonotonicNs; <0:
+  // none), with nothing changed. commit runs in between; its error is
+  // returned, and nothing is switched.
+  core::Status SetServing(Serving mode, int64_t deadline_ns = -1,
+                          const std::function<core::Status()>& commit = {});
+  Serving serving();
+  // Somebody may have the inode open, so nothing of it may be destroyed.
+  bool InUse(FileId id);
+
+  core::Result<Entry> Lookup(FileId dir, const char* name) override;
+  core::Result<core::Stat> GetAttr(FileId id) override;
+  core::Result<core::Stat> SetAttr(FileId id, const AttrChange& change,
+                                   const Caller& caller) override;
+  core::Result<std::string> ReadLink(FileId id) override;
+  core::Result<Entry> MkNod(FileId dir, const char* name, mode_t mode,
+                            dev_t dev, const Caller& caller) override;
+  core::Result<Entry> MkDir(FileId dir, const char* name, mode_t mode,
+                            const Caller& caller) override;
+  core::Result<Entry> SymLink(FileId dir, const char* name, const char* text,
+                              const Caller& caller) override;
+  core::Result<Entry> FinishMake(FileId dir, const char* name, mode_t mode,
+                                 const Caller& caller) override;
+  core::Result<Entry> Link(FileId id, FileId dir, const char* name) override;
+  core::Status Unlink(FileId dir, const char* name) override;
+  core::Status RmDir(FileId dir, const char* name) override;
+  core::Status Rename(FileId dir, const char* name, FileId new_dir,
+                      const char* new_name, unsigned flags) override;
+
+  core::Result<OpenReply> Open(FileId id, int flags) override;
+  core::Result<std::pair<Entry, OpenReply>> Create(FileId dir, const char* name,
+                                                   int flags, mode_t mode,
+                                                   const Caller& caller)
+      override;
+  void Release(FileId id, uint64_t fh) override;
+  void Forget(FileId id) override;
+
+  core::Result<size_t> Read(FileId id, uint64_t off,
+                            std::span<char> buf) override;
+  core::Result<size_t> Write(FileId id, uint64_t off,
+                             std::span<const char> data, int open_flags,
+                             bool kill_suidgid) override;
+  core::Status Flush(FileId id) override;
+  core::Status FSync(FileId id, bool data_only) override;
+  core::Status FAllocate(FileId id, int mode, uint64_t off,
+                         uint64_t len) override;
+  core::Result<off_t> LSeek(FileId id, off_t off, int whence) override;
+
+  core::Result<std::vector<DirItem>> ReadDir(FileId dir, int64_t offset,
+                                             size_t max_bytes,
+                                             bool plus) override;
+  core::Result<std::string> GetXattr(FileId id, const char* name) override;
+  core::Status SetXattr(FileId id, const char* name, std::string_view value,
+                        int flags) override;
+  core::Result<std::vector<std::string>> ListXattr(FileId id) override;
+  core::Status RemoveXattr(FileId id, const char* name) override;
+  core::Result<struct statfs> StatFs() override;
+  double CacheSeconds() override;
+
+ private:
+  // Held by each operation; the mode cannot change meanwhile.
+  class Pass {
+   public:
+    explicit Pass(OverlayFs* fs);
+    ~Pass();
+    Pass(const Pass&) = delete;
+    Pass& operator=(const Pass&) = delete;
+    Serving mode() const { return mode_; }
+    bool Split() const {
+      return mode_ == Serving::kRedirect || mode_ == Serving::kAborting;
+    }
+    TreeOps& ops() const {
+      return mode_ == Serving::kTargetOnly ? fs_->target_ops_
+                                           : fs_->source_ops_;
+    }
+
+   private:
+    OverlayFs* const fs_;
+    Serving mode_;
+  };
+  // What an operation is about to take a name from.
+  struct Victim {
+    FileId id = state::kNoFile;
+    bool last_name = false;
+  };
+
+  // The redo change of an operation, nothing outside kRedirect and kAborting.
+  core::Result<Redo::Change> Begin(const Pass& pass, std::vector<Place> places);
+  core::Result<Entry> Completed(const Pass& pass, core::Result<Entry> entry);
+  core::Result<Entry> MakeNode(const Pass& pass, FileId dir, const char* name,
+                               mode_t mode, dev_t dev, const char* text,
+                               const Caller& caller);
+  core::Status BecomePlaceholder(const Pass& pass, const Entry& entry);
+  core::Status DropPrivileges(const Pass& pass, FileId id);
+  core::Result<Victim> BeforeLosingName(const Pass& pass, FileId dir,
+                                        const char* name);
+  void AfterLosingName(const Pass& pass, const Victim& victim, bool happened);
+  core::Result<OpenReply> OpenWith(const Pass& pass, FileId id, int flags);
+  OpenReply ReplyFor(const Pass& pass, int flags) const;
+  void LastUseGone(FileId id);
+  core::Status RefusePrivate(const char* xattr, int err) const;
+
+  const Parts parts_;
+  TargetTree target_;
+  TreeOps source_ops_, target_ops_;
+
+  core::Mutex gate_mu_;
+  core::CondVar gate_;
+  Serving mode_;           // guarded by gate_mu_
+  uint64_t inside_ = 0;    // operations in progress; guarded by gate_mu_
+  bool closing_ = false;   // guarded by gate_mu_
+
+  core::Mutex orphans_mu_;
+  // Unlinked for good and pinned; guarded by orphans_mu_.
+  std::unordered_set<FileId> orphans_;
+};
+
+}  // namespace livemv::fusefs
