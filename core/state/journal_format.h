@@ -27,9 +27,11 @@ struct JournalHeader {
   // Goes into every frame's checksum: frames of an older file that lay in the
   // same disk blocks do not verify.
   uint64_t salt = 0;
-  Seq first_seq = 1;        // of the file's first frame
-  int64_t created_ns = 0;   // realtime
-  uint64_t compactions = 0; // rewritings of this journal so far
+  Seq first_seq = 1;         // of the file's first frame
+  int64_t created_ns = 0;    // realtime
+  uint64_t compactions = 0;  // rewritings of this journal so far
+  // Every record up to this one was durable before the file got its name.
+  Seq installed_seq = 0;
   bool operator==(const JournalHeader&) const = default;
 };
 

@@ -10,6 +10,8 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "core/result.h"
 #include "core/state/facts.h"
@@ -31,23 +33,25 @@ struct JournalRecord {
 // What follows the last whole record.
 struct JournalTail {
   enum class Kind {
-    kClean,  // nothing, or zeros: room made ahead
-    kTorn,   // an append that did not reach the disk whole: no record that a
-             // Sync returned for is known to be missing
+    kClean,    // nothing, or zeros: room made ahead
+    kTorn,     // an append that did not reach the disk whole: no record that a
+               // Sync returned for is known to be missing
     kDamaged,  // a record known to have been durable is missing or changed
   };
   Kind kind = Kind::kClean;
   uint64_t offset = 0;  // end of the last whole record
   Seq next_seq = 1;     // the number that was expected there
   uint64_t file_bytes = 0;
-  std::string what;  // for a person; empty if clean
+  uint64_t dirty_end = 0;    // only zeros from here on
+  uint64_t whole_after = 0;  // whole records that follow the tear
+  std::string what;          // for a person; empty if clean
 };
 
 class JournalReader {
  public:
   // Up to len bytes at off into buf; fewer only at the end.
-  using ReadAt = std::function<core::Result<size_t>(void* buf, size_t len,
-                                                    uint64_t off)>;
+  using ReadAt =
+      std::function<core::Result<size_t>(void* buf, size_t len, uint64_t off)>;
 
   // sys must outlive the reader.
   static core::Result<JournalReader> Open(core::Syscalls* sys, int dirfd,
@@ -64,7 +68,7 @@ class JournalReader {
   Seq next_seq() const { return next_seq_; }
   // Looks at what follows; after Next returned nothing.
   core::Result<JournalTail> Tail();
-  // Takes a grown file's size: Next may then find more.
+  // The file is this long now: Next may then find more.
   void SetFileBytes(uint64_t file_bytes) { file_bytes_ = file_bytes; }
 
  private:
@@ -76,6 +80,11 @@ class JournalReader {
         next_seq_(header.first_seq) {}
   // View of [off, off+len) or fewer at the end; valid until the next call.
   core::Result<std::string_view> Bytes(uint64_t off, size_t len);
+  // The whole frame at off, whatever its number; its body's view is valid
+  // until the next call.
+  core::Result<bool> FrameAt(uint64_t off, FrameHead* head,
+                             std::string_view* body);
+  core::Status FindDirtyEnd(JournalTail* tail);
 
   ReadAt read_;
   uint64_t file_bytes_;

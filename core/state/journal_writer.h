@@ -39,6 +39,9 @@ struct JournalOptions {
   // compact_factor times as large as what it says.
   uint64_t compact_bytes = 64u << 20;
   uint64_t compact_factor = 3;
+  // The boot this worker runs on. If the journal's last session ran on it too,
+  // no power cut came between, and whole records behind a tear are damage.
+  std::string boot_id;
 };
 
 class JournalFile final : public Journal {
@@ -76,16 +79,18 @@ class JournalFile final : public Journal {
  private:
   JournalFile(core::Syscalls* sys, core::UniqueFd dir, std::string name,
               const JournalOptions& options)
-      : sys_(sys), dir_(std::move(dir)), name_(std::move(name)),
+      : sys_(sys),
+        dir_(std::move(dir)),
+        name_(std::move(name)),
         options_(options) {}
 
-  struct Rewrite;  // journal.new while it is written
-  core::Status CompactNow(Rewrite* rewrite);
-  core::Status SwitchTo(Rewrite* rewrite, core::MutexLock& lock,
-                        core::UniqueFd* old);
+  class Rewrite;  // a new journal file while it is written
+  core::Status CompactNow();
+  // The last step of a compaction, with lock held throughout.
+  core::Status SwitchTo(Rewrite* rewrite, JournalReader* reader,
+                        core::MutexLock& lock, core::UniqueFd* old);
   core::Status MakeRoom(uint64_t need);
-  core::Status Fail_(core::Error error);
-  void WaitForSync(core::MutexLock& lock);
+  std::unexpected<core::Error> SetFailed(core::Error error);
 
   core::Syscalls* const sys_;
   const core::UniqueFd dir_;
@@ -97,14 +102,14 @@ class JournalFile final : public Journal {
   // All below guarded by mu_; fd_ is changed only while no sync is in flight.
   core::UniqueFd fd_;
   JournalHeader header_;
-  uint64_t end_ = 0;            // of the last record, bytes
-  uint64_t allocated_ = 0;      // end of the room, bytes
-  int64_t next_room_try_ns_ = 0;
+  uint64_t end_ = 0;              // of the last record, bytes
+  uint64_t allocated_ = 0;        // end of the room, bytes
+  int64_t next_room_try_ns_ = 0;  // monotonic
   Seq last_seq_ = 0;
   Seq durable_seq_ = 0;
   bool syncing_ = false;
   bool compacting_ = false;
-  uint64_t live_bytes_ = 0;     // size of the fold when last written; 0: unknown
+  uint64_t live_bytes_ = 0;  // size of the fold when last written; 0: unknown
   core::Status failed_;
 };
 

@@ -43,9 +43,10 @@ enum class Event : uint8_t {
   kCommitted,       // cutting_over -> draining: the target is the truth
   kDrained,         // draining -> moved: the overlay's last user left
   kFinish,          // moved -> finished
-  kAbort,           // attaching, copying, paused, synced, stuck -> aborting
+  kAbort,           // attaching, copying, paused, synced -> aborting; stuck
+                    // too, unless it came from cutting_over or draining
   kAbortDone,       // aborting -> aborted
-  kStuck,           // any live state -> stuck
+  kStuck,           // attaching to draining, aborting -> stuck
   kUnstuck,         // stuck -> the state it came from
 };
 
@@ -62,7 +63,11 @@ core::Result<Phase> Advance(Phase phase, Event event);
 std::string_view StateName(MigrationState state);  // "cutting_over"
 std::string_view EventName(Event event);
 std::optional<MigrationState> StateFromName(std::string_view name);
-// The verbs a user may type now: {"cutover", "abort", ...}.
+// The verbs a user may type now: {"status", "cutover", "abort"}. "abort" in
+// cutting_over is legal as a verb: the cutover is given up first. "resume" in
+// stuck asks for kUnstuck.
 std::vector<std::string> LegalVerbs(MigrationState state);
+// The same for a phase: stuck after the commit of a cutover has no abort.
+std::vector<std::string> LegalVerbs(const Phase& phase);
 
 }  // namespace livemv::state

@@ -54,8 +54,8 @@ class NodeTable {
  private:
   Journal* const journal_;
   core::Mutex mu_;
-  std::optional<core::FileHandle> root_;                    // guarded by mu_
-  std::unordered_map<FileId, core::FileHandle> by_id_;      // guarded by mu_
+  std::optional<core::FileHandle> root_;                // guarded by mu_
+  std::unordered_map<FileId, core::FileHandle> by_id_;  // guarded by mu_
 };
 
 }  // namespace livemv::state
