@@ -109,8 +109,8 @@ struct BoundSocket {
 // The tables of one thread group, or of a thread that unshared its own.
 struct Task {
   pid_t tid = 0;
-  bool own_files = true;  // fds below are of a table nobody earlier here has
-  bool own_fs = true;     // likewise cwd and root
+  bool own_files = true;  // no earlier task, also of other holders, has it
+  bool own_fs = true;     // likewise what cwd and root are in
   std::optional<Place> cwd;
   std::optional<Place> root;  // only if it is in the tree
   std::vector<Descriptor> fds;
@@ -190,10 +190,11 @@ core::Result<Snapshot> Capture(const TreeRef& tree, const Options& options);
 core::Result<Holder> CaptureOne(const TreeRef& tree, pid_t pid,
                                 const Options& options);
 
-// Gives every descriptor its description number. kcmp is asked only inside
-// groups of equal (dev, ino, flags) and equal position. Descriptions move while
-// processes run: two numbers can differ for one description whose position
-// changed between two reads; frozen processes give the truth.
+// Gives every descriptor its description number, and clears own_files and
+// own_fs of tasks whose tables an earlier task of the list has (CLONE_FILES or
+// CLONE_FS between processes): such a table is to be changed once. kcmp is
+// asked only inside groups of equal (dev, ino) and orders them, so n
+// descriptors of one file cost n log n calls.
 core::Status IdentifyDescriptions(std::vector<Holder>* holders);
 
 }  // namespace livemv::proc

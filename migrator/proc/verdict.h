@@ -4,6 +4,8 @@
 //
 // Thread contract: free functions without state.
 
+#include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,8 +33,15 @@ struct Verdict {
   std::string Line() const;
 };
 
-// The verdict for now. Mappings, text, locks, roots, deleted files, sockets,
-// FIFOs, watches, leases, rings, a tracer and half-read directories block.
-Verdict Judge(const Holder& holder);
+// Inodes of the tree that some holder can write: through a descriptor or a
+// shared writable mapping.
+std::set<uint64_t> WrittenInodes(const std::vector<Holder>& holders);
+
+// The verdict for now: mappings and text of files that are written, locks,
+// leases, roots, deleted files, sockets, FIFOs, devices, watches, rings,
+// half-read directories, a tracer, and being a process that NFS or the system
+// needs to go on (PID 1, rpc.gssd, ...) block. Private or read-only mappings
+// and text of files not in written stay.
+Verdict Judge(const Holder& holder, const std::set<uint64_t>& written);
 
 }  // namespace livemv::proc
