@@ -116,6 +116,7 @@ class Scan {
   MountTables mounts_;
   dev_t anonymous_dev_ = 0;  // of epoll, inotify, ... descriptors
   std::string root_link_;    // where options_.root_fd is
+  core::UniqueFd root_;      // the same directory, open; or none
   std::string text_;         // reused by reads
   std::map<uint64_t, SocketName> sockets_;
   std::set<uint64_t> net_namespaces_;
@@ -133,6 +134,11 @@ core::Status Scan::Begin() {
     const std::string name =
         "/proc/self/fd/" + std::to_string(options_.root_fd);
     ASSIGN_OR_RETURN(root_link_, ReadLink(AT_FDCWD, name.c_str()));
+    // open_by_handle_at takes no O_PATH descriptor. A whole filesystem needs
+    // no look-ups by handle, and an overlay is not to be asked.
+    if (!tree_.WholeFilesystem()) {
+      ASSIGN_OR_RETURN(root_, OpenDir(options_.root_fd, "."));
+    }
   }
   ASSIGN_OR_RETURN(core::UniqueFd self, OpenDir(AT_FDCWD, "/proc/self"));
   ASSIGN_OR_RETURN(std::string ns, ReadLink(self.Get(), "ns/mnt"));
@@ -606,8 +612,7 @@ bool Scan::LocateWatch(Watch* watch) const {
   if (line.ino == 0 || tree_.WholeFilesystem())
     return true;
   watch->certain = false;
-  if (options_.root_fd < 0 || line.handle.empty() ||
-      line.handle.size() > MAX_HANDLE_SZ)
+  if (!root_ || line.handle.empty() || line.handle.size() > MAX_HANDLE_SZ)
     return true;
   struct {
     struct file_handle head;
@@ -618,7 +623,7 @@ bool Scan::LocateWatch(Watch* watch) const {
   std::copy(line.handle.begin(), line.handle.end(),
             reinterpret_cast<char*>(handle.head.f_handle));
   core::UniqueFd object(
-      open_by_handle_at(options_.root_fd, &handle.head, O_PATH | O_CLOEXEC));
+      open_by_handle_at(root_.Get(), &handle.head, O_PATH | O_CLOEXEC));
   if (!object)
     return true;
   const std::string name = "/proc/self/fd/" + std::to_string(object.Get());
