@@ -13,8 +13,8 @@
 //
 // Thread contract: Handle from any thread.
 
+#include <atomic>
 #include <cstdint>
-#include <memory>
 #include <string_view>
 
 #include "core/result.h"
@@ -51,12 +51,14 @@ class Dispatcher {
   FsCore* core() const { return core_; }
   Transport* transport() const { return transport_; }
   IntentTable* intents() const { return intents_; }
+  uint32_t max_write() const { return max_write_; }
   bool destroyed() const { return destroyed_; }
 
  private:
   bool HandleHere(const fuse_in_header* header, size_t len);
   void Statx(const fuse_in_header* header);
   void SetXattr(const fuse_in_header* header, size_t len);
+  core::Status DropSetgid(FileId id);
 
   FsCore* const core_;
   Transport* const transport_;

@@ -17,11 +17,9 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
-#include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
-#include <vector>
+#include <string_view>
 
 #include "core/result.h"
 #include "core/unique_fd.h"
@@ -96,22 +94,30 @@ class Session {
   enum class Kind { kWrite, kRead, kQuick, kCount };
   static Kind KindOf(const char* bytes, size_t len);
 
-  void ThreadMain();
-  bool ServeOne(char* buf);  // false: the thread ends
-  void Run(char* bytes, size_t len);
-  void RunCounted(Kind kind, char* bytes, size_t len);
-  bool TakeReady(RawRequest* request, Kind* kind);
+  core::Status Resume();
   void SpawnLocked();
-  void WakeForReady();
+  void ThreadMain();
+  // One queued request, or one wait and what it brought. False: the thread
+  // ends.
+  bool ServeOne(int epoll, char* buf, size_t size);
+  bool ReadOne(char* buf, size_t size);
+  void RunQueued(RawRequest& request);
+  void Finish(Kind kind);
+  bool HasRoomLocked(Kind kind) const;
+  bool TakeReadyLocked(RawRequest* request);
   void End(StopReason reason, const std::string& error);
+  core::Status NotifyFromOutside(int32_t code, const void* body, size_t len,
+                                 const void* more, size_t more_len);
 
   const int fuse_fd_;
   const SessionOptions options_;
   SavedInit* const saved_;
+  IntentTable* const intents_;
   Transport transport_;
   Dispatcher dispatcher_;
   Gate gate_;
-  core::UniqueFd stop_event_;
+  core::UniqueFd stop_event_;  // written once, at the end
+  core::UniqueFd kick_event_;  // something is in ready_
   std::atomic<uint64_t> answered_{0};
   bool resent_ = false;
 

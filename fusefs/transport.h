@@ -56,7 +56,7 @@ class Transport {
   static const Body* RequestBody() {
     return reinterpret_cast<const Body*>(Request() + 1);
   }
-  static void SetRequest(const fuse_in_header* request);
+  void SetRequest(const fuse_in_header* request);
 
   // libfuse's hooks; userdata is not used, the thread's transport is.
   static const fuse_custom_io* CustomIo();
