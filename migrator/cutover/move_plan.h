@@ -1,0 +1,75 @@
+#pragma once
+
+// From who holds what to what must be opened and where it goes. Pure.
+//
+// One new description stands for each old one: descriptors that share one
+// (fork, dup, SCM_RIGHTS) go on sharing. Descriptions move whole or not at
+// all, so one that a process which cannot be moved shares stays with the rest.
+//
+// Thread contract: free functions over values.
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "migrator/cutover/seams.h"
+
+namespace livemv::cutover {
+
+// One new description.
+struct Want {
+  Seat sample;  // one of the seats that hold the old one
+  uint64_t ino = 0;
+  std::string path;  // relative to the tree's root, "." is the root
+  int flags = 0;     // for open(2)
+  int64_t position = 0;
+  bool directory = false;
+  bool cwd = false;
+  // The mount namespace whose mount it must lie on; 0: ours. Files lie on
+  // ours wherever their holders are; a directory on a foreign mount would
+  // let its holder climb out of its own namespace by "..".
+  uint64_t view = 0;
+};
+
+struct Placement {
+  Seat seat;
+  bool cloexec = false;
+  size_t want = 0;  // index into wants
+};
+
+struct Left {
+  Seat seat;
+  std::string reason;
+};
+
+struct MovePlan {
+  std::vector<Want> wants;
+  std::vector<Placement> placements;
+  std::vector<Left> left;
+};
+
+struct PlanRules {
+  uint64_t own_namespace = 0;
+  // Directories of holders in other mount namespaces wait for a later round,
+  // when the mount they are to lie on is visible there.
+  bool defer_foreign_directories = false;
+  std::set<pid_t> accepted;  // left where they are
+};
+
+// holders: with description numbers. Those whose verdict is kBlocks are left.
+MovePlan PlanMoves(const std::vector<proc::Holder>& holders,
+                   const PlanRules& rules);
+
+// The flags to open again with: F_GETFL's less those that act at open only
+// (O_CREAT, O_EXCL, O_NOCTTY, O_TRUNC) or mark how it was made (O_TMPFILE).
+int ReopenFlags(int flags, bool directory);
+
+// Whether it has a working directory or a descriptor in the tree, so that
+// re-anchoring would change something.
+bool HasSeats(const proc::Holder& holder);
+// Descriptors, root or mappings by which it could change the tree or see
+// changes: all but text, private and read-only mappings and the exe link.
+bool MayStay(const proc::Holder& holder, const std::set<uint64_t>& written);
+
+}  // namespace livemv::cutover

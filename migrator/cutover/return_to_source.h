@@ -1,0 +1,40 @@
+#pragma once
+
+// Moves every holder from the overlay back to the bare source and takes the
+// overlay off DIR: the last step of abort, and what undoes an attach.
+//
+//   1 scan; open everything on the source below the overlay
+//   2 freeze all; look again; for abort: drain, gate, CommitSource; swap;
+//     verify; thaw, the overlay off in the same moment
+//   3 scan again, move who is left, until nobody is on the overlay
+//
+// From CommitSource on (or if redirect never began) overlay and source are the
+// same view. Thread contract: one thread, the process's only one.
+
+#include <cstdint>
+#include <set>
+#include <string>
+
+#include "migrator/cutover/outcome.h"
+#include "migrator/cutover/seams.h"
+
+namespace livemv::cutover {
+
+struct ReturnRequest {
+  std::string dir;
+  int source_dir_fd = -1;  // see AttachRequest
+  proc::TreeRef overlay_tree;
+  std::set<pid_t> own;
+  bool commit_source = true;  // abort; false: redirect never began
+  int64_t pause_ns = 200'000'000;
+  int64_t total_ns = 30'000'000'000;
+};
+
+// committed: DIR shows the bare source. Holders that cannot be moved (mapped
+// files, locks) stay on the overlay and are reported; the status is then
+// kConflict and the overlay must go on being served until they leave; calling
+// again goes on from there. Before the commit a failure leaves the overlay on
+// and everybody on it.
+Outcome RunReturn(const Deps& deps, const ReturnRequest& request);
+
+}  // namespace livemv::cutover

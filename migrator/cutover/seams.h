@@ -1,0 +1,98 @@
+#pragma once
+
+// The seams of attach, cutover and abort to the machine: processes,
+// descriptors, time. Each has the real one (MakeReal...) and a fake in the
+// tests; mounts have mount::MountOps, the worker has OverlayControl.
+//
+// Thread contract: one thread.
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/result.h"
+#include "core/unique_fd.h"
+#include "migrator/cutover/overlay_control.h"
+#include "migrator/mount/mount_ops.h"
+#include "migrator/proc/process_snapshot.h"
+#include "migrator/trace/frozen_set.h"
+
+namespace livemv::cutover {
+
+class ProcessScanner {
+ public:
+  virtual ~ProcessScanner() = default;
+  virtual core::Result<proc::Snapshot> Capture(
+      const proc::TreeRef& tree, const proc::Options& options) = 0;
+  virtual core::Result<proc::Holder> CaptureOne(
+      const proc::TreeRef& tree, pid_t pid, const proc::Options& options) = 0;
+  virtual core::Status Identify(std::vector<proc::Holder>* holders) = 0;
+  // Children of all its threads; empty if it is gone.
+  virtual std::vector<pid_t> ChildrenOf(pid_t pid) = 0;
+  virtual core::Result<uint64_t> OwnMountNamespace() = 0;
+};
+
+// A descriptor of another process; number -1 is its working directory.
+struct Seat {
+  pid_t pid = 0;
+  pid_t tid = 0;
+  int number = -1;
+};
+
+class DescriptorOps {
+ public:
+  virtual ~DescriptorOps() = default;
+  // What inode it is: the filesystem's handle, type and bytes, which holds a
+  // generation and so is never another inode's. Asks no worker and no server.
+  virtual core::Result<std::string> ObjectAt(const Seat& seat) = 0;
+  // Opens path below dirfd with exactly these flags (O_CLOEXEC is added), no
+  // link and no mount crossed. kConflict if what is there is not inode ino.
+  virtual core::Result<core::UniqueFd> OpenBeneath(int dirfd,
+                                                   const std::string& path,
+                                                   int flags,
+                                                   uint64_t ino) = 0;
+  // The inode number of an open file.
+  virtual core::Result<uint64_t> InodeOf(int fd) = 0;
+  // The directory at path as the process sees it (O_PATH).
+  virtual core::Result<core::UniqueFd> DirectoryIn(pid_t pid,
+                                                   const std::string& path) = 0;
+  virtual core::Status SetPosition(int fd, int64_t position) = 0;
+  // Whether F_SETOWN or F_SETSIG was used on it; and the same put on fd.
+  virtual bool HasOwner(const Seat& seat) = 0;
+  virtual core::Status CopyOwner(const Seat& seat, int fd) = 0;
+  // From outside: the seat holds the description fd (or the directory fd, on
+  // the same mount). kConflict if not.
+  virtual core::Status Verify(const Seat& seat, int fd) = 0;
+};
+
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  virtual int64_t NowNs() = 0;  // CLOCK_MONOTONIC
+  virtual void WaitNs(int64_t ns) = 0;
+};
+
+struct Deps {
+  OverlayControl* overlay = nullptr;
+  ProcessScanner* scanner = nullptr;
+  DescriptorOps* files = nullptr;
+  mount::MountOps* mounts = nullptr;
+  Clock* clock = nullptr;
+  std::function<core::Result<std::unique_ptr<trace::FrozenSet>>()>
+      make_frozen_set;
+  // True when the operator wants it stopped; asked between steps, obeyed until
+  // the commit. May be empty.
+  std::function<bool()> cancelled;
+
+  core::Status Continue(const char* what) const;
+};
+
+std::unique_ptr<ProcessScanner> MakeRealProcessScanner();
+std::unique_ptr<DescriptorOps> MakeRealDescriptorOps();
+std::unique_ptr<Clock> MakeRealClock();
+
+}  // namespace livemv::cutover
