@@ -1,7 +1,7 @@
 #include "migrator/proc/proc_files.h"
 
-#include <dirent.h>
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <charconv>
 #include <climits>
-#include <memory>
+#include <cstring>
 
 namespace livemv::proc {
 namespace {
@@ -22,9 +22,8 @@ core::Error ReadError(int err, const char* act, const char* path) {
   return core::Error::System(err, std::move(what));
 }
 
-}  // namespace
-
-core::Status ReadFileAt(int dirfd, const char* path, std::string* out) {
+core::Status Read(int dirfd, const char* path, std::string* out,
+                  bool in_one_go) {
   core::UniqueFd fd(openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY));
   if (!fd)
     return core::Fail(ReadError(errno, "open", path));
@@ -39,12 +38,22 @@ core::Status ReadFileAt(int dirfd, const char* path, std::string* out) {
         continue;
       return core::Fail(ReadError(errno, "read", path));
     }
-    if (n == 0)
-      break;
     used += static_cast<size_t>(n);
+    if (n == 0 || (in_one_go && used < kStep))
+      break;
   }
   out->resize(used);
   return {};
+}
+
+}  // namespace
+
+core::Status ReadFileAt(int dirfd, const char* path, std::string* out) {
+  return Read(dirfd, path, out, false);
+}
+
+core::Status ReadShortFileAt(int dirfd, const char* path, std::string* out) {
+  return Read(dirfd, path, out, true);
 }
 
 core::Result<std::string> ReadFile(const std::string& path) {
@@ -69,36 +78,33 @@ core::Result<core::UniqueFd> OpenDir(int dirfd, const char* path) {
   return fd;
 }
 
-core::Result<std::vector<std::string>> ListDir(int dirfd, const char* path) {
-  ASSIGN_OR_RETURN(core::UniqueFd fd, OpenDir(dirfd, path));
-  std::unique_ptr<DIR, int (*)(DIR*)> dir(fdopendir(fd.Get()), closedir);
-  if (dir == nullptr)
-    return core::Fail(ReadError(errno, "fdopendir", path));
-  fd.Release();
-  std::vector<std::string> names;
-  while (true) {
-    errno = 0;
-    const struct dirent* entry = readdir(dir.get());
-    if (entry == nullptr) {
-      if (errno != 0)
-        return core::Fail(ReadError(errno, "readdir", path));
-      return names;
-    }
-    std::string name = entry->d_name;
-    if (name != "." && name != "..")
-      names.push_back(std::move(name));
-  }
-}
-
 core::Result<std::vector<int>> ListNumbers(int dirfd, const char* path) {
-  ASSIGN_OR_RETURN(std::vector<std::string> names, ListDir(dirfd, path));
+  ASSIGN_OR_RETURN(core::UniqueFd fd, OpenDir(dirfd, path));
+  struct Entry {  // linux_dirent64
+    uint64_t ino;
+    int64_t offset;
+    uint16_t length;
+    uint8_t type;
+    char name[];
+  };
+  alignas(Entry) char buffer[32768];
   std::vector<int> numbers;
-  for (const std::string& name : names) {
-    int number = 0;
-    auto [at, error] =
-        std::from_chars(name.data(), name.data() + name.size(), number);
-    if (error == std::errc{} && at == name.data() + name.size())
-      numbers.push_back(number);
+  while (true) {
+    const long n = syscall(SYS_getdents64, fd.Get(), buffer, sizeof buffer);
+    if (n < 0)
+      return core::Fail(ReadError(errno, "getdents64", path));
+    for (long at = 0; at < n;) {
+      const auto* entry = reinterpret_cast<const Entry*>(buffer + at);
+      const char* end = entry->name + strlen(entry->name);
+      int number = 0;
+      auto [stop, error] = std::from_chars(entry->name, end, number);
+      if (error == std::errc{} && stop == end)
+        numbers.push_back(number);
+      at += entry->length;
+    }
+    // /proc fills the buffer while it has entries: room left is the end.
+    if (n < static_cast<long>(sizeof buffer) - 512)
+      break;
   }
   std::sort(numbers.begin(), numbers.end());
   return numbers;

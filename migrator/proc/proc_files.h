@@ -20,11 +20,12 @@ namespace livemv::proc {
 
 // The whole of a file; *out is reused. kGone if the process ended.
 core::Status ReadFileAt(int dirfd, const char* path, std::string* out);
+// The same in one read, for files that the kernel prints in one go (stat,
+// status, fdinfo); falls back to more if they are long.
+core::Status ReadShortFileAt(int dirfd, const char* path, std::string* out);
 core::Result<std::string> ReadFile(const std::string& path);
 core::Result<std::string> ReadLink(int dirfd, const char* path);
-// Names in a directory, without "." and "..", in the kernel's order.
-core::Result<std::vector<std::string>> ListDir(int dirfd, const char* path);
-// Directory entries that are numbers, ascending.
+// Entries of a directory of /proc that are numbers, ascending.
 core::Result<std::vector<int>> ListNumbers(int dirfd, const char* path);
 core::Result<core::UniqueFd> OpenDir(int dirfd, const char* path);
 

@@ -177,7 +177,7 @@ core::Status Scan::OpenSubject(pid_t pid, const ProcStat& stat,
   for (pid_t tid : tids) {
     const std::string name = "/proc/" + std::to_string(tid);
     auto dir = OpenDir(AT_FDCWD, name.c_str());
-    if (!dir || !ReadFileAt(dir->Get(), "stat", &text_))
+    if (!dir || !ReadShortFileAt(dir->Get(), "stat", &text_))
       continue;
     auto other = ParseStat(text_);
     if (!other || other->state == 'Z' || other->state == 'X')
@@ -212,7 +212,7 @@ core::Status Scan::Process(pid_t pid, Holder* holder) {
   subject.holder = holder;
   holder->pid = pid;
   ASSIGN_OR_RETURN(subject.dir, OpenDir(AT_FDCWD, name.c_str()));
-  TRY(ReadFileAt(subject.dir.Get(), "stat", &text_));
+  TRY(ReadShortFileAt(subject.dir.Get(), "stat", &text_));
   auto stat = ParseStat(text_);
   if (!stat)
     return core::Fail(core::ErrorCode::kCorrupt,
@@ -288,13 +288,14 @@ core::Status Scan::Process(pid_t pid, Holder* holder) {
   }
   if (aio)
     holder->tasks.front().rings.push_back({RingKind::kAio, -1, {}});
-  Describe(subject);
+  if (!options_.frozen)
+    Describe(subject);
   return {};
 }
 
 void Scan::Describe(const Subject& subject) {
   Holder* holder = subject.holder;
-  if (ReadFileAt(subject.dir.Get(), "status", &text_)) {
+  if (ReadShortFileAt(subject.dir.Get(), "status", &text_)) {
     if (auto status = ParseStatus(text_)) {
       holder->uid = status->euid;
       holder->tracer = status->tracer;
@@ -306,7 +307,7 @@ void Scan::Describe(const Subject& subject) {
     auto tids = ListNumbers(subject.dir.Get(), "task");
     for (size_t i = 0; tids && i < tids->size() && holder->tracer == 0; ++i) {
       const std::string path = "task/" + std::to_string((*tids)[i]) + "/status";
-      if (!ReadFileAt(subject.dir.Get(), path.c_str(), &text_))
+      if (!ReadShortFileAt(subject.dir.Get(), path.c_str(), &text_))
         continue;
       if (auto status = ParseStatus(text_))
         holder->tracer = status->tracer;
@@ -382,7 +383,7 @@ core::Status Scan::ScanFd(Subject* subject, int fd_dir, int proc_dir,
   fd.number = number;
   fd.at = std::move(*place);
   const std::string info_name = "fdinfo/" + std::to_string(number);
-  TRY(ReadFileAt(proc_dir, info_name.c_str(), &text_));
+  TRY(ReadShortFileAt(proc_dir, info_name.c_str(), &text_));
   auto info = ParseFdInfo(text_);
   if (!info)
     return core::Fail(core::ErrorCode::kCorrupt,
@@ -405,7 +406,7 @@ void Scan::ScanAnonymous(const Subject& subject, int proc_dir, int number,
   if (!notify && !epoll && !ring)
     return;
   const std::string info_name = "fdinfo/" + std::to_string(number);
-  if (!ReadFileAt(proc_dir, info_name.c_str(), &text_))
+  if (!ReadShortFileAt(proc_dir, info_name.c_str(), &text_))
     return;  // closed meanwhile
   auto info = ParseFdInfo(text_);
   if (!info)
@@ -676,7 +677,10 @@ core::Result<Snapshot> Capture(const TreeRef& tree, const Options& options) {
   Snapshot snapshot;
   Scan scan(tree, options);
   TRY(scan.Begin());
-  ASSIGN_OR_RETURN(std::vector<int> pids, ListNumbers(AT_FDCWD, "/proc"));
+  std::vector<int> pids(options.only.begin(), options.only.end());
+  if (pids.empty()) {
+    ASSIGN_OR_RETURN(pids, ListNumbers(AT_FDCWD, "/proc"));
+  }
   for (pid_t pid : pids) {
     if (options.exclude.contains(pid))
       continue;
@@ -697,7 +701,7 @@ core::Result<Snapshot> Capture(const TreeRef& tree, const Options& options) {
     snapshot.unreadable.push_back({pid, holder.comm, error.ToString()});
   }
   if (options.descriptions)
-    TRY(IdentifyDescriptions(&snapshot.holders));
+    TRY(IdentifyDescriptions(&snapshot.holders, options.frozen));
   snapshot.namespaces = std::move(scan.namespaces());
   snapshot.uncertain = std::move(scan.uncertain());
   snapshot.took_ns = NowNs() - begin;
@@ -718,7 +722,7 @@ core::Result<Holder> CaptureOne(const TreeRef& tree, pid_t pid,
   std::vector<Holder> holders(1);
   TRY(scan.Process(pid, &holders.front()));
   if (options.descriptions)
-    TRY(IdentifyDescriptions(&holders));
+    TRY(IdentifyDescriptions(&holders, options.frozen));
   return std::move(holders.front());
 }
 

@@ -172,7 +172,12 @@ struct Snapshot {
 };
 
 struct Options {
-  std::set<pid_t> exclude;   // our own processes
+  std::set<pid_t> exclude;  // our own processes
+  std::set<pid_t> only;     // empty: all
+  // All processes of interest stand still: descriptions are told apart by
+  // position and flags first, and cmdline, uid and tracer are not read. Costs
+  // about half.
+  bool frozen = false;
   bool mappings = true;      // read /proc/PID/maps
   bool watches = true;       // look into inotify, fanotify, epoll, io_uring
   bool sockets = true;       // ask sock_diag for sockets bound in the tree
@@ -193,8 +198,8 @@ core::Result<Holder> CaptureOne(const TreeRef& tree, pid_t pid,
 // Gives every descriptor its description number, and clears own_files and
 // own_fs of tasks whose tables an earlier task of the list has (CLONE_FILES or
 // CLONE_FS between processes): such a table is to be changed once. kcmp is
-// asked only inside groups of equal (dev, ino) and orders them, so n
-// descriptors of one file cost n log n calls.
-core::Status IdentifyDescriptions(std::vector<Holder>* holders);
+// asked only inside groups of equal (dev, ino), if frozen also of equal
+// (position, flags), and orders them, so n descriptors cost n log n calls.
+core::Status IdentifyDescriptions(std::vector<Holder>* holders, bool frozen);
 
 }  // namespace livemv::proc

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <functional>
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "migrator/proc/process_snapshot.h"
@@ -72,10 +73,10 @@ class Ordered {
 
 }  // namespace
 
-core::Status IdentifyDescriptions(std::vector<Holder>* holders) {
+core::Status IdentifyDescriptions(std::vector<Holder>* holders, bool frozen) {
   Ordered tables(KCMP_FILES);
   Ordered contexts(KCMP_FS);
-  std::map<std::pair<dev_t, uint64_t>, Ordered> files;
+  std::map<std::tuple<dev_t, uint64_t, int64_t, int>, Ordered> files;
   int next = 0;
   int next_task = 0;
   for (Holder& holder : *holders) {
@@ -91,7 +92,11 @@ core::Status IdentifyDescriptions(std::vector<Holder>* holders) {
       }
       for (Descriptor& fd : task.fds) {
         Ordered& group =
-            files.try_emplace({fd.at.dev, fd.at.ino}, KCMP_FILE).first->second;
+            files
+                .try_emplace({fd.at.dev, fd.at.ino, frozen ? fd.pos : 0,
+                              frozen ? fd.flags : 0},
+                             KCMP_FILE)
+                .first->second;
         ASSIGN_OR_RETURN(
             fd.description,
             group.FindOrAdd(task.tid, static_cast<uint64_t>(fd.number), next));

@@ -627,6 +627,7 @@ TEST_F(ProcessSnapshot, FortyHoldersWithFiveDescriptorsAreScannedQuickly) {
   // What a scan in the freeze asks for.
   options_.mappings = false;
   options_.sockets = false;
+  options_.frozen = true;
   int64_t best = INT64_MAX;
   for (int round = 0; round < 5; ++round) {
     const Snapshot snapshot = MustCapture();
