@@ -200,6 +200,7 @@ core::Result<Holder> CaptureOne(const TreeRef& tree, pid_t pid,
 // CLONE_FS between processes): such a table is to be changed once. kcmp is
 // asked only inside groups of equal (dev, ino), if frozen also of equal
 // (position, flags), and orders them, so n descriptors cost n log n calls.
-core::Status IdentifyDescriptions(std::vector<Holder>* holders, bool frozen);
+core::Status IdentifyDescriptions(std::vector<Holder>* holders,
+                                  bool frozen = false);
 
 }  // namespace livemv::proc
