@@ -11,7 +11,8 @@
 //                  plain offset
 //       Ends after S seconds, on SIGTERM, or when PATH exists; then writes
 //       OUT: a line of JSON a process {name, kind, written, errors, last_error,
-//       longest_gap_ms, gap_at_ms, usual_gap_ms}.
+//       longest_gap_ms, usual_gap_ms, gaps}; gaps lists up to 64 gaps of more
+//       than twice the interval as [end in ms of CLOCK_MONOTONIC, length in ms].
 //   workload check DIR OUT
 //       Compares the files below DIR with OUT; prints a line of JSON a process
 //       and one of totals {written, lost, duplicated, foreign, errors,
@@ -53,8 +54,11 @@ struct Stats {  // one a process, in memory shared with the parent
   std::atomic<uint64_t> errors;
   std::atomic<int> last_error;
   std::atomic<int64_t> longest_gap_ns;
-  std::atomic<int64_t> longest_gap_at_ns;  // since the start
   std::atomic<int64_t> gap_sum_ns;
+  uint32_t gap_count;
+  struct {
+    int64_t end_ns, length_ns;
+  } gaps[64];
 };
 
 std::atomic<bool>* stop_all;
@@ -82,8 +86,7 @@ void Fail(Stats* s, int err) {
 }
 
 // One process: writes until told to stop. fd >= 0: a descriptor to use.
-[[noreturn]] void Writer(Stats* s, const char* dir, int fd, int interval_ms,
-                         int64_t start) {
+[[noreturn]] void Writer(Stats* s, const char* dir, int fd, int interval_ms) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (chdir(dir) != 0) {
     Fail(s, errno);
@@ -122,10 +125,10 @@ void Fail(Stats* s, int err) {
     int64_t now = Now(), gap = now - last;
     last = now;
     s->gap_sum_ns += gap;
-    if (gap > s->longest_gap_ns) {
+    if (gap > s->longest_gap_ns)
       s->longest_gap_ns = gap;
-      s->longest_gap_at_ns = now - start;
-    }
+    if (gap > 2'000'000LL * interval_ms && s->gap_count < 64)
+      s->gaps[s->gap_count++] = {now, gap};
     timespec pause = {interval_ms / 1000, (interval_ms % 1000) * 1'000'000L};
     nanosleep(&pause, nullptr);
   }
@@ -197,7 +200,7 @@ int Run(int argc, char** argv) {
           return 2;
         }
         if (pid == 0)
-          Writer(s, dir, fd, interval, start);
+          Writer(s, dir, fd, interval);
         pids.push_back(pid);
       }
       if (fd >= 0)
@@ -229,13 +232,12 @@ int Run(int argc, char** argv) {
     snprintf(buf, sizeof buf,
              "{\"name\":\"%s\",\"kind\":\"%s\",\"file\":\"%s\",\"written\":%llu,"
              "\"errors\":%llu,\"last_error\":\"%s\",\"longest_gap_ms\":%.2f,"
-             "\"gap_at_ms\":%.1f,\"usual_gap_ms\":%.2f}\n",
+             "\"usual_gap_ms\":%.2f,\"gaps\":[",
              s.name, kKindName[static_cast<int>(s.kind)], s.file,
              static_cast<unsigned long long>(s.written),
              static_cast<unsigned long long>(s.errors),
              s.last_error ? strerror(s.last_error) : "",
              static_cast<double>(s.longest_gap_ns) / 1e6,
-             static_cast<double>(s.longest_gap_at_ns) / 1e6,
              n ? static_cast<double>(s.gap_sum_ns) / 1e6 /
                      static_cast<double>(n)
                : 0.0);
