@@ -14,6 +14,7 @@
 // Thread contract: as FsCore. SetServing waits for operations in progress.
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <string>
 #include <unordered_map>
@@ -133,6 +134,8 @@ class OverlayFs final : public FsCore {
   struct Victim {
     FileId id = state::kNoFile;
     bool last_name = false;
+    bool directory = false;
+    bool pinned = false;
   };
 
   // The redo change of an operation, nothing outside kRedirect and kAborting.
@@ -164,6 +167,8 @@ class OverlayFs final : public FsCore {
   core::Mutex orphans_mu_;
   // Unlinked for good and pinned; guarded by orphans_mu_.
   std::unordered_set<FileId> orphans_;
+  // Of these, directories deleted by this worker; guarded by orphans_mu_.
+  std::deque<FileId> uncounted_;
 };
 
 }  // namespace livemv::fusefs

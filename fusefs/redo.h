@@ -100,6 +100,7 @@ class Redo {
   struct Job {
     Place place;
     uint64_t generation = 0;
+    int64_t taken_ns = 0;
   };
   // The next place that is due, entries first. Each Take is followed by one
   // of Done, Retry, SetAside.
@@ -152,12 +153,13 @@ class Redo {
   };
   struct Record {
     uint64_t generation = 0;  // counts starts and ends of changes
-    uint64_t age = 0;         // barrier age at the time of the change
+    uint64_t age = 0;         // barrier age of the change; 0: lazy
     uint32_t in_flight = 0;
     uint32_t failures = 0;
     Where where = Where::kInFlight;
     bool lazy = false;      // only MarkLazily made it dirty
     int64_t due_ns = 0;     // its key in delayed_, for kDelayed and kLazy
+    int64_t touched_ns = 0;  // last MarkLazily
     std::string reason;
   };
   struct Hot {
@@ -174,11 +176,16 @@ class Redo {
   using Records = std::unordered_map<Place, Record, PlaceHash>;
 
   core::Result<Change> Start(std::vector<Place> places, bool hot);
-  core::Status MarkDirty(const Place& place);  // all below: mu_ held
   void EndPlaces(const std::vector<Place>& places);
+  // All below with mu_ held. Dirty journals the place if it was clean.
+  core::Result<Records::iterator> Dirty(const Place& place);
   void MakeReady(Records::iterator it);
-  void Reage(Record* record);
+  void Delay(Records::iterator it, Where where, int64_t due_ns);
+  void Undelay(Records::iterator it);
+  void SetAge(Record* record, uint64_t age);  // 0: not counted
+  void LeaveAside(Record* record);
   void PromoteDelayed(int64_t now);
+  void Erase(Records::iterator it);
 
   core::Syscalls* const sys_;
   state::Journal* const journal_;

@@ -19,6 +19,10 @@
 
 namespace livemv::fusefs {
 
+// On the placeholder of a file that was created through the overlay. Neither
+// shown to applications nor copied; an abort removes it.
+inline constexpr char kMarkXattr[] = "trusted.livemv";
+
 class TreeOps {
  public:
   // tree must outlive this. The process's umask must be 0 where default ACLs

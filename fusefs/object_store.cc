@@ -1,0 +1,295 @@
+#include "fusefs/object_store.h"
+
+#include <fcntl.h>
+#include <sys/sysmacros.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <vector>
+
+#include "core/fault_points.h"
+#include "core/log.h"
+
+namespace livemv::fusefs {
+namespace {
+
+constexpr mode_t kFormat = S_IFMT;
+
+std::string Operand(const char* what, state::FileId id) {
+  return fmt::format("{} object {}", what, ObjectStore::SlotName(id));
+}
+
+}  // namespace
+
+ObjectStore::ObjectStore(core::Syscalls* sys, core::UniqueFd root,
+                         std::string private_name, state::Journal* journal,
+                         size_t max_open)
+    : sys_(sys), root_(std::move(root)), private_name_(std::move(private_name)),
+      journal_(journal), max_open_(max_open) {}
+
+core::Result<core::UniqueFd> ObjectStore::MakeDir(int at, const char* name) {
+  auto made = sys_->MkDirAt(at, name, 0700);
+  if (!made && made.error().sys_errno != EEXIST)
+    return core::Fail(std::move(made).error().With(
+        fmt::format("make the target's private directory \"{}\"", name)));
+  auto fd = sys_->OpenAt(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!fd)
+    return core::Fail(std::move(fd).error().With(
+        fmt::format("the target's private directory \"{}\"", name)));
+  return fd;
+}
+
+core::Status ObjectStore::Prepare() {
+  ASSIGN_OR_RETURN(core::UniqueFd dir,
+                   MakeDir(root_.Get(), private_name_.c_str()));
+  ASSIGN_OR_RETURN(core::UniqueFd slots, MakeDir(dir.Get(), "o"));
+  ASSIGN_OR_RETURN(core::UniqueFd victims, MakeDir(dir.Get(), "v"));
+  private_ = std::move(dir);
+  slots_ = std::move(slots);
+  victims_ = std::move(victims);
+  ASSIGN_OR_RETURN(core::FileHandle handle,
+                   sys_->NameToHandle(root_.Get(), ""));
+  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(root_.Get(), ""));
+  Remember(state::kRootId, Object{handle, st.stx_ino, S_IFDIR});
+  return {};
+}
+
+core::Status ObjectStore::RemovePrivate() {
+  slots_.Reset();
+  victims_.Reset();
+  private_.Reset();
+  auto dir = sys_->OpenAt(root_.Get(), private_name_.c_str(),
+                          O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!dir && dir.error().sys_errno == ENOENT)
+    return {};
+  if (!dir)
+    return core::Fail(std::move(dir).error());
+  for (const char* name : {"o", "v"}) {
+    auto removed = sys_->UnlinkAt(dir->Get(), name, AT_REMOVEDIR);
+    if (!removed && removed.error().sys_errno != ENOENT)
+      return core::Fail(std::move(removed).error().With(
+          fmt::format("remove {}/{}", private_name_, name)));
+  }
+  dir->Reset();
+  auto removed =
+      sys_->UnlinkAt(root_.Get(), private_name_.c_str(), AT_REMOVEDIR);
+  if (!removed)
+    return core::Fail(
+        std::move(removed).error().With("remove " + private_name_));
+  return {};
+}
+
+void ObjectStore::Remember(state::FileId id, Object object) {
+  core::MutexLock lock(mu_);
+  by_ino_[object.ino] = id;
+  objects_[id] = std::move(object);
+}
+
+void ObjectStore::Adopt(state::FileId id, Object object) {
+  Remember(id, std::move(object));
+}
+
+std::optional<Object> ObjectStore::Find(state::FileId id) {
+  core::MutexLock lock(mu_);
+  auto it = objects_.find(id);
+  if (it == objects_.end())
+    return std::nullopt;
+  return it->second;
+}
+
+std::optional<state::FileId> ObjectStore::FindByIno(uint64_t target_ino) {
+  core::MutexLock lock(mu_);
+  auto it = by_ino_.find(target_ino);
+  if (it == by_ino_.end())
+    return std::nullopt;
+  return it->second;
+}
+
+state::FileId ObjectStore::NumberOf(const Object& object) {
+  core::MutexLock lock(mu_);
+  if (auto it = by_ino_.find(object.ino); it != by_ino_.end()) {
+    // The inode number alone may have been used again.
+    if (objects_.at(it->second).handle == object.handle)
+      return it->second;
+  }
+  state::FileId id = state::kTargetBit | next_target_++;
+  by_ino_[object.ino] = id;
+  objects_[id] = object;
+  return id;
+}
+
+std::string ObjectStore::SlotName(state::FileId id) {
+  char name[17];
+  snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(id));
+  return name;
+}
+
+std::optional<state::FileId> ObjectStore::IdOfSlot(const std::string& name) {
+  if (name.size() != 16 ||
+      name.find_first_not_of("0123456789abcdef") != std::string::npos)
+    return std::nullopt;
+  return std::strtoull(name.c_str(), nullptr, 16);
+}
+
+std::string ObjectStore::NewVictimName() {
+  return fmt::format("{:x}-{:x}",
+                     static_cast<uint64_t>(sys_->RealtimeNs()),
+                     next_victim_.fetch_add(1));
+}
+
+core::Status ObjectStore::MakeInSlot(const std::string& slot,
+                                     const core::Stat& source,
+                                     const std::string& link_text) {
+  const int at = slots_.Get();
+  switch (source.stx_mode & kFormat) {
+    case S_IFDIR:
+      return sys_->MkDirAt(at, slot.c_str(), 0700);
+    case S_IFLNK:
+      return sys_->SymLinkAt(link_text.c_str(), at, slot.c_str());
+    case S_IFREG: {
+      ASSIGN_OR_RETURN(
+          core::UniqueFd fd,
+          sys_->OpenAt(at, slot.c_str(),
+                       O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+      return {};
+    }
+    default:
+      return sys_->MkNodAt(at, slot.c_str(), (source.stx_mode & kFormat) | 0600,
+                           makedev(source.stx_rdev_major,
+                                   source.stx_rdev_minor));
+  }
+}
+
+core::Result<Object> ObjectStore::Make(state::FileId id,
+                                       const core::Stat& source,
+                                       const std::string& link_text) {
+  const std::string slot = SlotName(id);
+  const mode_t type = source.stx_mode & kFormat;
+  auto made = MakeInSlot(slot, source, link_text);
+  if (!made && made.error().sys_errno != EEXIST)
+    return core::Fail(std::move(made).error().With(Operand("make", id)));
+  TRY(core::FaultPoint("objects.made"));
+  // EEXIST: made by a predecessor that died before its record. Nobody else
+  // uses the name, which is the FileId, so it is the object of id.
+  auto fd = sys_->OpenAt(slots_.Get(), slot.c_str(), O_PATH | O_NOFOLLOW);
+  if (!fd)
+    return core::Fail(std::move(fd).error().With(Operand("open new", id)));
+  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), ""));
+  if ((st.stx_mode & kFormat) != type)
+    return core::Fail(core::ErrorCode::kCorrupt,
+                      Operand("the slot holds another type than", id));
+  if (st.stx_uid != source.stx_uid || st.stx_gid != source.stx_gid) {
+    auto given = sys_->ChOwn(fd->Get(), source.stx_uid, source.stx_gid);
+    // A target that does not let root give files away is told by the applier
+    // (attributes set aside), not by whoever writes.
+    if (!given && given.error().sys_errno != EPERM &&
+        given.error().sys_errno != EINVAL)
+      return core::Fail(std::move(given).error().With(Operand("chown", id)));
+  }
+  ASSIGN_OR_RETURN(core::FileHandle handle, sys_->NameToHandle(fd->Get(), ""));
+  Object object{std::move(handle), st.stx_ino, type};
+  TRY(journal_->Append(
+      state::BoundFact{id, object.handle, object.ino, object.type}));
+  Remember(id, object);
+  return object;
+}
+
+core::Result<Object> ObjectStore::Ensure(state::FileId id,
+                                         const core::Stat& source,
+                                         const std::string& link_text) {
+  for (;;) {
+    if (auto object = Find(id))
+      return *object;
+    core::MutexLock lock(make_mu_);
+    if (making_.insert(id).second)
+      break;
+    made_.Wait(lock);
+  }
+  core::Result<Object> object = [&]() -> core::Result<Object> {
+    // Somebody may have finished between the look and the reservation.
+    if (auto found = Find(id))
+      return *found;
+    return Make(id, source, link_text);
+  }();
+  core::MutexLock lock(make_mu_);
+  making_.erase(id);
+  made_.NotifyAll();
+  return object;
+}
+
+core::Result<SharedFd> ObjectStore::Get(state::FileId id,
+                                        SharedFd Cached::*slot, int flags) {
+  core::FileHandle handle;
+  {
+    core::MutexLock lock(mu_);
+    if (auto it = cache_.find(id); it != cache_.end()) {
+      lru_.splice(lru_.begin(), lru_, it->second.lru);
+      if (it->second.*slot != nullptr)
+        return it->second.*slot;
+    }
+    auto object = objects_.find(id);
+    if (object == objects_.end())
+      return core::Fail(core::ErrorCode::kGone, Operand("no", id));
+    handle = object->second.handle;
+  }
+  auto fd = sys_->OpenByHandle(root_.Get(), handle, flags);
+  if (!fd)
+    return core::Fail(std::move(fd).error().With(Operand("open", id)));
+  auto fresh = std::make_shared<const core::UniqueFd>(std::move(*fd));
+  std::vector<SharedFd> closing;  // after the lock
+  core::MutexLock lock(mu_);
+  auto [it, added] = cache_.try_emplace(id);
+  if (added) {
+    lru_.push_front(id);
+    it->second.lru = lru_.begin();
+  }
+  if (it->second.*slot == nullptr)
+    it->second.*slot = fresh;
+  SharedFd result = it->second.*slot;
+  while (lru_.size() > max_open_) {
+    auto victim = cache_.find(lru_.back());
+    lru_.pop_back();
+    closing.push_back(std::move(victim->second.path));
+    closing.push_back(std::move(victim->second.data));
+    closing.push_back(std::move(victim->second.dir));
+    cache_.erase(victim);
+  }
+  lock.unlock();
+  return result;
+}
+
+core::Result<SharedFd> ObjectStore::Data(state::FileId id) {
+  return Get(id, &Cached::data, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+}
+core::Result<SharedFd> ObjectStore::Path(state::FileId id) {
+  return Get(id, &Cached::path, O_PATH | O_NOFOLLOW);
+}
+core::Result<SharedFd> ObjectStore::Dir(state::FileId id) {
+  return Get(id, &Cached::dir, O_RDONLY | O_DIRECTORY);
+}
+
+void ObjectStore::Drop(state::FileId id) {
+  Cached gone;  // closed after the lock
+  core::MutexLock lock(mu_);
+  auto it = cache_.find(id);
+  if (it == cache_.end())
+    return;
+  lru_.erase(it->second.lru);
+  gone = std::move(it->second);
+  cache_.erase(it);
+  lock.unlock();
+}
+
+void ObjectStore::Forget(state::FileId id) {
+  Drop(id);
+  core::MutexLock lock(mu_);
+  auto it = objects_.find(id);
+  if (it == objects_.end())
+    return;
+  if (auto by = by_ino_.find(it->second.ino);
+      by != by_ino_.end() && by->second == id)
+    by_ino_.erase(by);
+  objects_.erase(it);
+}
+
+}  // namespace livemv::fusefs

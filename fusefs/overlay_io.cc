@@ -1,0 +1,147 @@
+// Descriptors and bytes: DataPath's work, with what belongs to names around it.
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "core/log.h"
+#include "fusefs/overlay_fs.h"
+
+namespace livemv::fusefs {
+
+OpenReply OverlayFs::ReplyFor(const Pass& pass, int flags) const {
+  OpenReply reply;
+  reply.fh = static_cast<uint64_t>(static_cast<unsigned>(flags));
+  reply.direct_io = !pass.Split();
+  reply.keep_cache = pass.Split();
+  return reply;
+}
+
+core::Result<OpenReply> OverlayFs::OpenWith(const Pass& pass, FileId id,
+                                            int flags) {
+  {
+    // Counted and looked at in one step, so that a deletion either sees the
+    // count or comes first. After cutover the look may wait for the target,
+    // and deletions are the target's.
+    core::MutexLock lock(orphans_mu_);
+    parts_.data->Opened(id);
+    if (pass.mode() == Serving::kTargetOnly)
+      lock.unlock();
+    auto fd = pass.ops().tree()->Path(id);
+    if (!fd) {
+      parts_.data->Closed(id);
+      return core::Fail(std::move(fd).error());
+    }
+  }
+  if ((flags & O_TRUNC) == 0)
+    return ReplyFor(pass, flags);
+  auto cut = parts_.data->Truncate(id, 0, false);
+  if (!cut) {
+    parts_.data->Closed(id);
+    return core::Fail(std::move(cut).error());
+  }
+  return ReplyFor(pass, flags);
+}
+
+core::Result<OpenReply> OverlayFs::Open(FileId id, int flags) {
+  Pass pass(this);
+  return OpenWith(pass, id, flags);
+}
+
+core::Result<std::pair<Entry, OpenReply>> OverlayFs::Create(
+    FileId dir, const char* name, int flags, mode_t mode,
+    const Caller& caller) {
+  Pass pass(this);
+  auto made = MakeNode(pass, dir, name, (mode & 07777) | S_IFREG, 0, nullptr,
+                       caller);
+  if (!made && made.error().sys_errno == EEXIST && (flags & O_EXCL) == 0) {
+    // Somebody else made it between the kernel's look and now.
+    ASSIGN_OR_RETURN(Entry found, pass.ops().Lookup(dir, name));
+    if (!S_ISREG(found.attr.stx_mode))
+      return core::FailSys(EEXIST, "not a regular file");
+    ASSIGN_OR_RETURN(OpenReply reply, OpenWith(pass, found.id, flags));
+    auto entry = Completed(pass, pass.ops().Lookup(dir, name));
+    if (!entry) {
+      parts_.data->Closed(found.id);
+      return core::Fail(std::move(entry).error());
+    }
+    return std::pair(*entry, reply);
+  }
+  if (!made)
+    return core::Fail(std::move(made).error());
+  auto entry = Completed(pass, std::move(made));
+  if (!entry)
+    return core::Fail(std::move(entry).error());
+  ASSIGN_OR_RETURN(OpenReply reply,
+                   OpenWith(pass, entry->id, flags & ~O_TRUNC));
+  return std::pair(*entry, reply);
+}
+
+void OverlayFs::Release(FileId id, uint64_t) {
+  Pass pass(this);
+  parts_.data->Closed(id);
+  if (parts_.data->IsOpen(id))
+    return;
+  if (pass.Split())
+    parts_.redo->Ripen(id);
+  // After a restart others may be open that were not counted: Forget tells.
+  if (!parts_.resumed)
+    LastUseGone(id);
+  if (pass.mode() == Serving::kTargetOnly)
+    target_.Drop(id);  // hazard H37
+}
+
+core::Result<size_t> OverlayFs::Read(FileId id, uint64_t off,
+                                     std::span<char> buf) {
+  Pass pass(this);
+  return parts_.data->Read(id, off, buf);
+}
+
+core::Result<size_t> OverlayFs::Write(FileId id, uint64_t off,
+                                      std::span<const char> data,
+                                      int open_flags, bool kill_suidgid) {
+  Pass pass(this);
+  if (kill_suidgid)
+    TRY(DropPrivileges(pass, id));
+  return parts_.data->Write(id, off, data, open_flags, false);
+}
+
+core::Status OverlayFs::Flush(FileId id) {
+  Pass pass(this);
+  return parts_.data->Flush(id);
+}
+
+core::Status OverlayFs::FSync(FileId id, bool data_only) {
+  Pass pass(this);
+  ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
+  Tree* tree = pass.ops().tree();
+  if (S_ISREG(st.stx_mode)) {
+    TRY(parts_.data->FSync(id, data_only));
+    // Mode, owner and the like, if they changed since the last barrier.
+    if (data_only || !pass.Split() || !parts_.redo->IsHot(id))
+      return {};
+    ASSIGN_OR_RETURN(SharedFd fd, tree->Data(id));
+    TRY(tree->sys()->FSync(fd->Get()));
+    return parts_.journal->SyncAll();
+  }
+  if (!S_ISDIR(st.stx_mode))
+    return core::FailSys(EINVAL, "fsync of a special file");
+  ASSIGN_OR_RETURN(SharedFd fd, tree->Dir(id));
+  TRY(tree->sys()->FSync(fd->Get()));
+  if (pass.Split())
+    return parts_.journal->SyncAll();
+  return {};
+}
+
+core::Status OverlayFs::FAllocate(FileId id, int mode, uint64_t off,
+                                  uint64_t len) {
+  Pass pass(this);
+  return parts_.data->FAllocate(id, mode, off, len);
+}
+
+core::Result<off_t> OverlayFs::LSeek(FileId id, off_t off, int whence) {
+  Pass pass(this);
+  return parts_.data->LSeek(id, off, whence);
+}
+
+}  // namespace livemv::fusefs

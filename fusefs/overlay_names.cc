@@ -1,0 +1,223 @@
+// Names and attributes: the source's until cutover, with a redo record begun
+// before each change (rule 3).
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "core/fault_points.h"
+#include "core/log.h"
+#include "fusefs/overlay_fs.h"
+
+namespace livemv::fusefs {
+
+core::Result<Redo::Change> OverlayFs::Begin(const Pass& pass,
+                                            std::vector<Place> places) {
+  if (!pass.Split())
+    return Redo::Change();
+  return parts_.redo->Begin(std::move(places));
+}
+
+core::Result<Entry> OverlayFs::Completed(const Pass& pass,
+                                         core::Result<Entry> entry) {
+  if (entry && pass.Split() && S_ISREG(entry->attr.stx_mode))
+    TRY(parts_.data->Complete(entry->id, &entry->attr));
+  return entry;
+}
+
+core::Result<Entry> OverlayFs::Lookup(FileId dir, const char* name) {
+  Pass pass(this);
+  return Completed(pass, pass.ops().Lookup(dir, name));
+}
+
+core::Result<core::Stat> OverlayFs::GetAttr(FileId id) {
+  Pass pass(this);
+  ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
+  if (pass.Split() && S_ISREG(st.stx_mode))
+    TRY(parts_.data->Complete(id, &st));
+  return st;
+}
+
+core::Status OverlayFs::DropPrivileges(const Pass& pass, FileId id) {
+  ASSIGN_OR_RETURN(bool has, pass.ops().HasPrivileges(id));
+  if (!has)
+    return {};
+  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
+  return pass.ops().DropPrivileges(id);
+}
+
+core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
+                                            const Caller&) {
+  Pass pass(this);
+  if (change.kill_suidgid)
+    TRY(DropPrivileges(pass, id));
+  // The size first: it moves times, which the rest may set.
+  if (change.size)
+    TRY(parts_.data->Truncate(id, *change.size, false));
+  if (change.mode || change.uid || change.gid || change.atime ||
+      change.mtime) {
+    ASSIGN_OR_RETURN(Redo::Change redo, Begin(pass, {Place{id, {}}}));
+    TRY(pass.ops().ChangeAttrs(id, change));
+  }
+  ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
+  if (pass.Split() && S_ISREG(st.stx_mode))
+    TRY(parts_.data->Complete(id, &st));
+  return st;
+}
+
+core::Result<std::string> OverlayFs::ReadLink(FileId id) {
+  Pass pass(this);
+  return pass.ops().ReadLink(id);
+}
+
+// --- making
+
+core::Status OverlayFs::BecomePlaceholder(const Pass& pass,
+                                          const Entry& entry) {
+  if (!pass.Split() || !S_ISREG(entry.attr.stx_mode))
+    return {};
+  ASSIGN_OR_RETURN(SharedFd fd, parts_.source->Path(entry.id));
+  // Without the mark the file still counts right: it is empty, so its local
+  // end is 0 either way. The mark tells it from a file that was emptied.
+  if (auto marked =
+          parts_.source->sys()->SetXattr(fd->Get(), kMarkXattr, "1", 0);
+      !marked)
+    LOG_DEBUG("no mark on {:x}: {}", entry.id, marked.error().ToString());
+  return parts_.data->NewFile(entry.id);
+}
+
+core::Result<Entry> OverlayFs::MakeNode(const Pass& pass, FileId dir,
+                                        const char* name, mode_t mode,
+                                        dev_t dev, const char* text,
+                                        const Caller& caller) {
+  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
+  ASSIGN_OR_RETURN(Entry entry,
+                   pass.ops().Make(dir, name, mode, dev, text, caller));
+  TRY(BecomePlaceholder(pass, entry));
+  TRY(core::FaultPoint("overlay.made"));
+  return entry;
+}
+
+core::Result<Entry> OverlayFs::MkNod(FileId dir, const char* name, mode_t mode,
+                                     dev_t dev, const Caller& caller) {
+  Pass pass(this);
+  if ((mode & S_IFMT) == 0)
+    mode |= S_IFREG;  // mknod(2)
+  return Completed(pass, MakeNode(pass, dir, name, mode, dev, nullptr, caller));
+}
+
+core::Result<Entry> OverlayFs::MkDir(FileId dir, const char* name, mode_t mode,
+                                     const Caller& caller) {
+  Pass pass(this);
+  return MakeNode(pass, dir, name, (mode & 07777) | S_IFDIR, 0, nullptr,
+                  caller);
+}
+
+core::Result<Entry> OverlayFs::SymLink(FileId dir, const char* name,
+                                       const char* text, const Caller& caller) {
+  Pass pass(this);
+  return MakeNode(pass, dir, name, S_IFLNK | 0777, 0, text, caller);
+}
+
+core::Result<Entry> OverlayFs::FinishMake(FileId dir, const char* name,
+                                          mode_t mode, const Caller& caller) {
+  Pass pass(this);
+  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
+  ASSIGN_OR_RETURN(Entry entry,
+                   pass.ops().FinishMake(dir, name, mode, caller));
+  // What was made and not answered has no bytes yet.
+  if (entry.attr.stx_size == 0)
+    TRY(BecomePlaceholder(pass, entry));
+  return Completed(pass, std::move(entry));
+}
+
+core::Result<Entry> OverlayFs::Link(FileId id, FileId dir, const char* name) {
+  Pass pass(this);
+  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
+  return Completed(pass, pass.ops().Link(id, dir, name));
+}
+
+// --- taking names away
+
+core::Status OverlayFs::Unlink(FileId dir, const char* name) {
+  Pass pass(this);
+  ASSIGN_OR_RETURN(Victim victim, BeforeLosingName(pass, dir, name));
+  core::Status status = [&]() -> core::Status {
+    ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
+    return pass.ops().Unlink(dir, name, 0);
+  }();
+  AfterLosingName(pass, victim, status.has_value());
+  return status;
+}
+
+core::Status OverlayFs::RmDir(FileId dir, const char* name) {
+  Pass pass(this);
+  ASSIGN_OR_RETURN(Victim victim, BeforeLosingName(pass, dir, name));
+  core::Status status = [&]() -> core::Status {
+    ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
+    return pass.ops().Unlink(dir, name, AT_REMOVEDIR);
+  }();
+  AfterLosingName(pass, victim, status.has_value());
+  return status;
+}
+
+core::Status OverlayFs::Rename(FileId dir, const char* name, FileId new_dir,
+                               const char* new_name, unsigned flags) {
+  Pass pass(this);
+  Victim victim;
+  if ((flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)) == 0) {
+    ASSIGN_OR_RETURN(victim, BeforeLosingName(pass, new_dir, new_name));
+    // rename(2) of one inode onto itself does nothing.
+    if (auto moved = pass.ops().Lookup(dir, name);
+        moved && moved->id == victim.id) {
+      AfterLosingName(pass, victim, false);
+      victim = {};
+    }
+  }
+  core::Status status = [&]() -> core::Status {
+    ASSIGN_OR_RETURN(
+        Redo::Change change,
+        Begin(pass, {Place{dir, name}, Place{new_dir, new_name}}));
+    return pass.ops().Rename(dir, name, new_dir, new_name, flags);
+  }();
+  AfterLosingName(pass, victim, status.has_value());
+  return status;
+}
+
+// --- extended attributes
+
+core::Status OverlayFs::RefusePrivate(const char* xattr, int err) const {
+  if (std::string_view(xattr) == kMarkXattr)
+    return core::FailSys(err, "livemv's own attribute");
+  return {};
+}
+
+core::Result<std::string> OverlayFs::GetXattr(FileId id, const char* name) {
+  Pass pass(this);
+  TRY(RefusePrivate(name, ENODATA));
+  return pass.ops().GetXattr(id, name);
+}
+
+core::Status OverlayFs::SetXattr(FileId id, const char* name,
+                                 std::string_view value, int flags) {
+  Pass pass(this);
+  TRY(RefusePrivate(name, EPERM));
+  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
+  return pass.ops().SetXattr(id, name, value, flags);
+}
+
+core::Result<std::vector<std::string>> OverlayFs::ListXattr(FileId id) {
+  Pass pass(this);
+  ASSIGN_OR_RETURN(std::vector<std::string> names, pass.ops().ListXattr(id));
+  std::erase(names, kMarkXattr);
+  return names;
+}
+
+core::Status OverlayFs::RemoveXattr(FileId id, const char* name) {
+  Pass pass(this);
+  TRY(RefusePrivate(name, ENODATA));
+  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
+  return pass.ops().RemoveXattr(id, name);
+}
+
+}  // namespace livemv::fusefs
