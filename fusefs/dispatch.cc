@@ -1,5 +1,6 @@
 #include "fusefs/dispatch.h"
 
+#include <fcntl.h>
 #include <linux/fuse.h>
 #include <sys/stat.h>
 
@@ -10,9 +11,9 @@
 
 #include "core/log.h"
 #include "fusefs/changes.h"
+#include "fusefs/dispatch_faults.h"
 #include "fusefs/dispatch_ops.h"
 #include "fusefs/fuse_wire.h"
-#include "fusefs/op_faults.h"
 
 namespace livemv::fusefs {
 namespace {
@@ -86,11 +87,16 @@ core::Status Dispatcher::Init() {
   if (session_ == nullptr)
     return core::Fail(core::ErrorCode::kUnsupported,
                       "libfuse refused to make a session");
-  int err =
-      fuse_session_custom_io(session_, Transport::CustomIo(), transport_->fd());
+  // libfuse closes the descriptor that it is given and uses it for nothing
+  // else, since the hooks do all I/O: it gets one of its own.
+  core::UniqueFd own(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!own)
+    return core::FailSys(errno, "open /dev/null");
+  int err = fuse_session_custom_io(session_, Transport::CustomIo(), own.Get());
+  if (err == 0)
+    own.Release();
   if (err != 0)
-    return core::FailSys(err < 0 ? -err : err,
-                         "give libfuse the FUSE descriptor");
+    return core::FailSys(err < 0 ? -err : err, "give libfuse its hooks");
   return {};
 }
 

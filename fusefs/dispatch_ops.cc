@@ -13,8 +13,8 @@
 
 #include "fusefs/changes.h"
 #include "fusefs/dispatch.h"
+#include "fusefs/dispatch_reply.h"
 #include "fusefs/fuse_wire.h"
-#include "fusefs/reply.h"
 
 namespace livemv::fusefs {
 namespace {

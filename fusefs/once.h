@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "core/result.h"
+#include "fusefs/dispatch_faults.h"
 #include "fusefs/fuse_wire.h"
 #include "fusefs/intents.h"
-#include "fusefs/op_faults.h"
 #include "fusefs/transport.h"
 
 namespace livemv::fusefs {

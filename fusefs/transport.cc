@@ -156,9 +156,9 @@ ssize_t Transport::ReadHook(int, void*, size_t, void*) {
   return -1;
 }
 
-ssize_t Transport::WritevHook(int fd, struct iovec* iov, int count, void*) {
+ssize_t Transport::WritevHook(int, struct iovec* iov, int count, void*) {
   // libfuse replies on the thread that handles the request.
-  CHECK(current_transport != nullptr && current_transport->fd_ == fd);
+  CHECK(current_transport != nullptr);
   return current_transport->WriteFromLibfuse(iov, count);
 }
 
@@ -224,10 +224,12 @@ uint64_t Transport::KernelFlags() const {
 
 void PatchInitReply(uint64_t offered, struct fuse_init_out* reply) {
   auto* out = reinterpret_cast<wire::InitOut*>(reply);
-  // Killpriv v2 spares a GETXATTR of security.capability before every write;
-  // the flags that it needs are taken from the raw requests.
-  const uint64_t wanted = wire::kHandleKillprivV2 | wire::kSetxattrExt |
-                          wire::kDirectIoAllowMmap | wire::kHasResend;
+  // Parallel look-ups in a directory: libfuse 3.14 takes the wish and forgets
+  // to pass it on. Killpriv v2 spares a GETXATTR of security.capability before
+  // every write; the flags that it needs are taken from the raw requests.
+  const uint64_t wanted = FUSE_PARALLEL_DIROPS | wire::kHandleKillprivV2 |
+                          wire::kSetxattrExt | wire::kDirectIoAllowMmap |
+                          wire::kHasResend;
   uint64_t add = wanted & offered;
   if (!(offered & wire::kInitExt))
     add &= 0xffffffffull;

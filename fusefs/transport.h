@@ -72,8 +72,8 @@ class Transport {
  private:
   ssize_t WriteFromLibfuse(struct iovec* iov, int count);
   ssize_t WriteInitReply(struct iovec* iov, int count);
-  static ssize_t WritevHook(int fd, struct iovec* iov, int count, void*);
-  static ssize_t ReadHook(int fd, void* buf, size_t len, void*);
+  static ssize_t WritevHook(int, struct iovec* iov, int count, void*);
+  static ssize_t ReadHook(int, void*, size_t, void*);
 
   const int fd_;
   SavedInit* const saved_;

@@ -2,8 +2,6 @@
 
 // The fault points of one opcode: see dispatch.h. Thread contract: pure.
 
-#include <linux/fuse.h>
-
 #include <cstdint>
 
 #include "core/fault_points.h"

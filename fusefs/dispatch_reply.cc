@@ -1,4 +1,4 @@
-#include "fusefs/reply.h"
+#include "fusefs/dispatch_reply.h"
 
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
@@ -6,7 +6,7 @@
 #include <cerrno>
 
 #include "core/log.h"
-#include "fusefs/op_faults.h"
+#include "fusefs/dispatch_faults.h"
 #include "fusefs/transport.h"
 
 namespace livemv::fusefs {
