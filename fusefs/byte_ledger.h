@@ -59,7 +59,7 @@ struct SafetySwitches {
   bool unmark_after_sync = true;
   bool back_synced = true;
   bool back_generation = true;
-  bool shrink_waits_for_back = true;
+  bool shrink_moves_back = true;
   bool fsync_source = true;
   bool fsync_target = true;
   bool fsync_journal = true;
@@ -69,10 +69,6 @@ struct SafetySwitches {
   bool failed_fsync_moves = true;
   bool claim_hot_if_dirty = true;
 };
-
-// The mark on a placeholder: a file that was created through the overlay, so
-// its local end is 0 whatever the journal knows.
-inline constexpr char kPlaceholderXattr[] = "trusted.livemv";
 
 class ByteLedger {
  public:
@@ -103,13 +99,19 @@ class ByteLedger {
   // to be copied again. A hot mark stays.
   core::Status WithdrawLocked(FileRecord& r, uint64_t first, uint64_t count);
   // A target fsync of the file failed, whoever asked for it: withdraws every
-  // hot or provisional chunk and moves all generations. err is kept for the
-  // application if the target alone has bytes that may be lost.
-  core::Status TargetSyncFailed(FileRecord& r, int err);
+  // hot or provisional chunk and moves all generations. keep: err is kept for
+  // the application if the target alone has bytes that may be lost.
+  core::Status TargetSyncFailed(FileRecord& r, int err, bool keep = true);
   // The same for a syncfs of the target: of all files.
   core::Status TargetSyncFsFailed();
   // syncfs of the target, with the consequences of a failure. Blocks.
   core::Status SyncTarget();
+  // fsync of r's object, likewise. Blocks. deliver: the
+  // caller tells the application of a failure, so none is kept for it.
+  core::Status SyncObject(FileRecord& r, bool deliver);
+  // Around any other fsync of the object. False after limit_ns (<0: none).
+  bool BeginSync(FileRecord& r, int64_t limit_ns);
+  void EndSync(FileRecord& r);
 
   // The chunk's object equals its source in the page cache since the copy that
   // began at `since`; from now on writes are doubled. False if it moved.
@@ -146,7 +148,6 @@ class ByteLedger {
 
   // Appends a fact about r and remembers its number.
   core::Status AppendLocked(FileRecord& r, const state::Fact& fact);
-  // What an application sees as the size.
   static uint64_t LocalEnd(const FileRecord& r) {
     return r.facts.map.local_end();
   }
@@ -173,7 +174,8 @@ class ByteLedger {
   SafetySwitches switches_;
   std::atomic<bool> predecessor_alive_{false};
   std::atomic<uint32_t> source_epoch_{1};   // of writes that return now
-  std::atomic<uint32_t> source_synced_{0};  // epochs <= this are durable
+  std::atomic<uint32_t> source_synced_{0};  // epochs below are durable
+  core::Mutex syncfs_mu_;  // held over syncfs and its consequences
 };
 
 }  // namespace livemv::fusefs

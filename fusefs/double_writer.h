@@ -19,11 +19,12 @@ namespace livemv::fusefs {
 
 class DoubleWriter final : public TargetWriter {
  public:
-  explicit DoubleWriter(core::Syscalls* sys) : sys_(sys) {}
+  explicit DoubleWriter(ObjectStore* objects)
+      : objects_(objects), sys_(objects->sys()) {}
 
-  Outcome Write(const SharedFd& fd, std::span<const char> data, uint64_t off,
+  Outcome Write(FileId id, std::span<const char> data, uint64_t off,
                 int64_t limit_ns, Late late) override;
-  Outcome FSync(const SharedFd& fd, int64_t limit_ns, Late late) override;
+  Outcome FSync(FileId id, int64_t limit_ns, Late late) override;
 
   // Performs jobs until stop is true. Call Wake after setting stop.
   void Run(const std::atomic<bool>& stop);
@@ -33,7 +34,7 @@ class DoubleWriter final : public TargetWriter {
 
  private:
   struct Job {
-    SharedFd fd;
+    FileId id = state::kNoFile;
     bool is_fsync = false;
     std::string data;
     uint64_t off = 0;
@@ -44,6 +45,9 @@ class DoubleWriter final : public TargetWriter {
   Outcome Submit(std::shared_ptr<Job> job, int64_t limit_ns);
   void Perform(const std::shared_ptr<Job>& job);
 
+  core::Status Act(const Job& job);
+
+  ObjectStore* const objects_;
   core::Syscalls* const sys_;
   core::Mutex mu_;
   core::CondVar work_, done_;

@@ -42,10 +42,13 @@ struct ByteRange {
 // whether anybody touched it since (rule 1's generation).
 class Generations {
  public:
+  // last: Now() of the same file's generations before they were packed.
+  explicit Generations(uint64_t last = 1) : clock_(last), all_moved_(last) {}
   // A point in time to compare with later.
   uint64_t Now() const { return clock_; }
   void Begin(uint64_t first, uint64_t count);
-  void End(uint64_t first, uint64_t count);  // same arguments as its Begin
+  // Same arguments as its Begin.
+  void End(uint64_t first, uint64_t count, bool counted = true);
   void Move(uint64_t first, uint64_t count);
   void MoveAll() { all_moved_ = ++clock_; }
   bool Moved(uint64_t chunk, uint64_t since) const;
@@ -59,8 +62,8 @@ class Generations {
   };
   // More chunks than this in one change count as the whole file.
   static constexpr uint64_t kManyChunks = 4096;
-  uint64_t clock_ = 1;
-  uint64_t all_moved_ = 0;
+  uint64_t clock_;
+  uint64_t all_moved_;
   uint64_t in_flight_ = 0;        // changes begun and not ended
   uint64_t whole_in_flight_ = 0;  // of these, changes of the whole file
   std::unordered_map<uint64_t, Chunk> chunks_;
@@ -86,6 +89,7 @@ struct FileFacts {
   uint64_t size = 0;         // bytes; meaningful if size_known
   state::Seq last_seq = 0;   // of the newest fact about this file
   state::Seq pin_seq = 0;    // of the record of the local end
+  uint64_t clock = 1;        // Generations::Now, while packed
   uint32_t source_epoch = 0;  // of source syncs, at the last write to it
   DirtyMark source_dirty, alone_dirty, double_dirty;
   bool pinned = false;       // the local end is in the journal
@@ -130,6 +134,10 @@ struct FileRecord {
   std::optional<ByteRange> back_range;
   bool back_moved = false;
   bool remote_back = false;  // remote bytes were brought back and still are
+  // One fsync of the object at a time: the kernel tells an error once, and
+  // its consequences must be drawn before anybody else's fsync succeeds.
+  bool syncing = false;
+  uint32_t late_syncs = 0;  // fsyncs given up that have not returned
   // Errors of the target that an application has yet to be told (errno).
   int fsync_error = 0, flush_error = 0;
 
@@ -226,9 +234,10 @@ class FileTable {
     return shards_[(id * 0x9E3779B97F4A7C15ull) >> 58];
   }
   void Release(FileRecord* record);
-  // Null if the record must stay as it is.
   static bool Packable(const FileRecord& record);
-  void Unpack(Slot* slot, FileId id);
+  // The slot's record, made from what is packed. With the shard's mutex held.
+  FileRecord* Unpack(Slot& slot, FileId id);
+  void DropSets(FileId id);
 
   std::array<Shard, kShards> shards_;
   core::Mutex mu_;                          // the sets and totals

@@ -11,9 +11,11 @@
 
 #include "core/result.h"
 #include "core/syscalls.h"
-#include "fusefs/source_tree.h"
+#include "fusefs/object_store.h"
 
 namespace livemv::fusefs {
+
+using state::FileId;
 
 class TargetWriter {
  public:
@@ -28,23 +30,23 @@ class TargetWriter {
   using Late = std::function<void(core::Status)>;
 
   virtual ~TargetWriter() = default;
-  // All of data at off, or an error. Returns at the limit (ns from now) at
-  // the latest. data is copied if it must outlive the call.
-  virtual Outcome Write(const SharedFd& fd, std::span<const char> data,
-                        uint64_t off, int64_t limit_ns, Late late) = 0;
-  virtual Outcome FSync(const SharedFd& fd, int64_t limit_ns, Late late) = 0;
+  // All of data at off of id's object, or an error. Returns at the limit (ns
+  // from now) at the latest. data is copied if it must outlive the call.
+  virtual Outcome Write(FileId id, std::span<const char> data, uint64_t off,
+                        int64_t limit_ns, Late late) = 0;
+  virtual Outcome FSync(FileId id, int64_t limit_ns, Late late) = 0;
 };
 
 // Acts in the caller's thread and knows no limit: for tests.
 class InlineTargetWriter final : public TargetWriter {
  public:
-  explicit InlineTargetWriter(core::Syscalls* sys) : sys_(sys) {}
-  Outcome Write(const SharedFd& fd, std::span<const char> data, uint64_t off,
+  explicit InlineTargetWriter(ObjectStore* objects) : objects_(objects) {}
+  Outcome Write(FileId id, std::span<const char> data, uint64_t off,
                 int64_t limit_ns, Late late) override;
-  Outcome FSync(const SharedFd& fd, int64_t limit_ns, Late late) override;
+  Outcome FSync(FileId id, int64_t limit_ns, Late late) override;
 
  private:
-  core::Syscalls* const sys_;
+  ObjectStore* const objects_;
 };
 
 // pwrite until all of data is written. A pwrite of 0 bytes is EIO.
