@@ -4,10 +4,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <string_view>
 
 namespace livemv::core {
 namespace {
@@ -15,8 +18,8 @@ namespace {
 struct Armed {
   enum class Kind { kError, kKill, kDelay } kind;
   int value = 0;
-  long only_at = 0;  // 0: each passage
-  long passed = 0;
+  int only_at = 0;  // 0: each passage
+  int passed = 0;
 };
 
 std::atomic<bool> any_armed{false};
@@ -39,40 +42,56 @@ void ReadEnvironment() {
 
 }  // namespace
 
+namespace {
+
+// The whole of text as a number from least on.
+bool ParseNumber(std::string_view text, int least, int* out) {
+  auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), *out);
+  return error == std::errc() && end == text.data() + text.size() &&
+         *out >= least;
+}
+
+// "kill", "error:5", "delay:20", each with or without "@N".
+bool ParseAction(std::string_view action, Armed* armed) {
+  if (size_t at = action.find('@'); at != std::string_view::npos) {
+    if (!ParseNumber(action.substr(at + 1), 1, &armed->only_at))
+      return false;
+    action = action.substr(0, at);
+  }
+  if (action == "kill") {
+    armed->kind = Armed::Kind::kKill;
+    return true;
+  }
+  if (action.starts_with("error:")) {
+    armed->kind = Armed::Kind::kError;
+    return ParseNumber(action.substr(6), 1, &armed->value);
+  }
+  if (action.starts_with("delay:")) {
+    armed->kind = Armed::Kind::kDelay;
+    return ParseNumber(action.substr(6), 0, &armed->value);
+  }
+  return false;
+}
+
+}  // namespace
+
 Status ArmFaults(const std::string& spec) {
   std::map<std::string, Armed> points;
   size_t pos = 0;
   while (pos < spec.size()) {
-    size_t end = spec.find(';', pos);
-    if (end == std::string::npos)
-      end = spec.size();
-    std::string item = spec.substr(pos, end - pos);
+    size_t end = std::min(spec.find(';', pos), spec.size());
+    std::string_view item(spec.data() + pos, end - pos);
     pos = end + 1;
     if (item.empty())
       continue;
     size_t eq = item.find('=');
-    if (eq == std::string::npos)
-      return Fail(ErrorCode::kInvalid, "fault without '=': " + item);
-    std::string name = item.substr(0, eq), action = item.substr(eq + 1);
     Armed armed{};
-    if (size_t at = action.find('@'); at != std::string::npos) {
-      armed.only_at = std::strtol(action.c_str() + at + 1, nullptr, 10);
-      action.resize(at);
-    }
-    if (action == "kill") {
-      armed.kind = Armed::Kind::kKill;
-    } else if (action.starts_with("error:")) {
-      armed.kind = Armed::Kind::kError;
-      armed.value =
-          static_cast<int>(std::strtol(action.c_str() + 6, nullptr, 10));
-    } else if (action.starts_with("delay:")) {
-      armed.kind = Armed::Kind::kDelay;
-      armed.value =
-          static_cast<int>(std::strtol(action.c_str() + 6, nullptr, 10));
-    } else {
-      return Fail(ErrorCode::kInvalid, "unknown fault action: " + action);
-    }
-    points[name] = armed;
+    if (eq == std::string_view::npos || eq == 0 ||
+        !ParseAction(item.substr(eq + 1), &armed))
+      return Fail(ErrorCode::kInvalid,
+                  "fault that cannot be read: " + std::string(item));
+    points[std::string(item.substr(0, eq))] = armed;
   }
   std::lock_guard lock(mu);
   Points() = std::move(points);

@@ -4,7 +4,10 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -93,6 +96,15 @@ void HoldLogs() {
 void ReleaseLogs() {
   if (TheSink())
     TheSink()->Release();
+}
+
+void CheckFailed(const char* file, int line, const char* cond) {
+  // First past all buffers: abort flushes none, and the log may be what broke.
+  dprintf(STDERR_FILENO, "%s:%d: broken invariant: %s\n", file, line, cond);
+  SPDLOG_CRITICAL("{}:{}: broken invariant: {}", file, line, cond);
+  ReleaseLogs();
+  spdlog::shutdown();
+  std::abort();
 }
 
 }  // namespace livemv::core

@@ -21,6 +21,10 @@ void StartLog(const std::string& path, const std::string& role);
 void HoldLogs();
 void ReleaseLogs();
 
+// What CHECK calls: the reason goes to the log, held lines included, and to
+// standard error; then the process aborts.
+[[noreturn]] void CheckFailed(const char* file, int line, const char* cond);
+
 }  // namespace livemv::core
 
 #define LOG_DEBUG(...) SPDLOG_DEBUG(__VA_ARGS__)
@@ -29,12 +33,8 @@ void ReleaseLogs();
 #define LOG_ERROR(...) SPDLOG_ERROR(__VA_ARGS__)
 
 // CHECK: an invariant whose breach could corrupt data. Always on.
-#define CHECK(cond)                                                     \
-  do {                                                                  \
-    if (!(cond)) [[unlikely]] {                                         \
-      SPDLOG_CRITICAL("{}:{}: broken invariant: {}", __FILE__, __LINE__, \
-                      #cond);                                           \
-      spdlog::shutdown();                                               \
-      std::abort();                                                     \
-    }                                                                   \
+#define CHECK(cond)                                         \
+  do {                                                      \
+    if (!(cond)) [[unlikely]]                               \
+      ::livemv::core::CheckFailed(__FILE__, __LINE__, #cond); \
   } while (false)
