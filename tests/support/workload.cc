@@ -242,6 +242,13 @@ int Run(int argc, char** argv) {
                      static_cast<double>(n)
                : 0.0);
     out << buf;
+    for (uint32_t g = 0; g < s.gap_count; g++) {
+      snprintf(buf, sizeof buf, "%s[%.1f,%.2f]", g == 0 ? "" : ",",
+               static_cast<double>(s.gaps[g].end_ns) / 1e6,
+               static_cast<double>(s.gaps[g].length_ns) / 1e6);
+      out << buf;
+    }
+    out << "]}\n";
   }
   out.close();
   return died || !out ? 1 : 0;
