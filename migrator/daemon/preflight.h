@@ -44,8 +44,8 @@ struct RunningMigration {
 };
 
 struct PlanRequest {
-  std::string dir;     // as typed
-  std::string target;  // as typed
+  std::string dir;            // as typed
+  std::string target;         // as typed
   std::string mount_options;  // -o
   // Where this migration's state would go; must not be in the tree.
   std::string state_dir = "/var/lib/livemv";
@@ -78,7 +78,7 @@ struct Volume {
 };
 
 struct Plan {
-  std::string dir;     // normal form, as typed if there is none
+  std::string dir;  // normal form, as typed if there is none
   std::string target;
   bool target_is_nfs = false;
   std::string kernel;  // its release

@@ -106,9 +106,9 @@ class Scan {
   void ResolveDeleted(Place* place, const std::string& with_suffix) const;
   // Fills watch->path and certain; false: it is not on the tree.
   bool LocateWatch(Watch* watch) const;
-  void Doubt(const Subject& subject, std::string what) {
+  void Doubt(const Subject& subject, std::string what, bool harmless = false) {
     uncertain_.push_back(
-        {subject.holder->pid, subject.holder->comm, std::move(what)});
+        {subject.holder->pid, subject.holder->comm, std::move(what), harmless});
   }
 
   const TreeRef& tree_;
@@ -158,7 +158,8 @@ core::Status Scan::AddSocketsOf(int proc_dir) {
     uncertain_.push_back(
         {0, "",
          "the kernel has no unix_diag: sockets bound in the tree "
-         "cannot be listed"});
+         "cannot be listed",
+         false});
     return {};
   }
   return added;
@@ -422,10 +423,12 @@ void Scan::ScanAnonymous(const Subject& subject, int proc_dir, int number,
     if (watch.certain && !(watch.line.fanotify && watch.line.ino == 0))
       task->watches.push_back(std::move(watch));
     else
-      Doubt(subject, watch.line.fanotify && watch.line.ino == 0
-                         ? "watches the whole filesystem or mount (fanotify)"
-                         : "watches an object of this filesystem whose path "
-                           "cannot be told");
+      Doubt(subject,
+            watch.line.fanotify && watch.line.ino == 0
+                ? "watches the whole filesystem or mount (fanotify)"
+                : "watches an object of this filesystem whose path "
+                  "cannot be told",
+            true);
   }
   if (!ring)
     return;
@@ -698,7 +701,7 @@ core::Result<Snapshot> Capture(const TreeRef& tree, const Options& options) {
     if (!Denied(error))
       return core::Fail(
           core::Error(error).With("look at process " + std::to_string(pid)));
-    snapshot.unreadable.push_back({pid, holder.comm, error.ToString()});
+    snapshot.unreadable.push_back({pid, holder.comm, error.ToString(), false});
   }
   if (options.descriptions)
     TRY(IdentifyDescriptions(&snapshot.holders, options.frozen));

@@ -152,6 +152,7 @@ struct Uncertain {
   pid_t pid = 0;
   std::string comm;
   std::string what;
+  bool harmless = false;  // a watch: events are missed, no data is
 };
 
 // One mount namespace met, with a process that is in it.

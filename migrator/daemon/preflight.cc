@@ -1,0 +1,177 @@
+#include "migrator/daemon/preflight.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "migrator/daemon/paths.h"
+#include "migrator/daemon/preflight_doors.h"
+#include "migrator/daemon/preflight_findings.h"
+#include "migrator/daemon/preflight_holders.h"
+#include "migrator/daemon/preflight_kernel.h"
+#include "migrator/daemon/preflight_places.h"
+
+namespace livemv::daemon {
+namespace {
+
+// What a copy is reckoned with: a gigabit server, a local disk; each object
+// costs a few round trips or seeks on top of its bytes.
+constexpr uint64_t kNfsBytesPerSecond = 100'000'000;
+constexpr uint64_t kNfsObjectsPerSecond = 500;
+constexpr uint64_t kLocalBytesPerSecond = 250'000'000;
+constexpr uint64_t kLocalObjectsPerSecond = 3000;
+
+int64_t Estimate(const Survey& survey, bool nfs) {
+  const uint64_t bytes = nfs ? kNfsBytesPerSecond : kLocalBytesPerSecond;
+  const uint64_t objects = nfs ? kNfsObjectsPerSecond : kLocalObjectsPerSecond;
+  const double seconds =
+      static_cast<double>(std::min(survey.bytes, survey.allocated)) /
+          static_cast<double>(bytes) +
+      static_cast<double>(survey.Objects()) / static_cast<double>(objects);
+  return static_cast<int64_t>(seconds * 1e9);
+}
+
+void CheckSurvey(const Survey& survey, Findings* findings) {
+  for (const std::string& path : survey.outside_links)
+    findings->Block("outside-link",
+                    "the file " + Quote(path) +
+                        " has a hard link outside the tree, by which it could "
+                        "be changed unseen",
+                    "find it (find MOUNTPOINT -samefile FILE) and remove it, "
+                    "or break the link with cp");
+  if (survey.outside_link_count > survey.outside_links.size())
+    findings->Block("outside-link",
+                    std::to_string(survey.outside_link_count -
+                                   survey.outside_links.size()) +
+                        " more files have hard links outside the tree",
+                    "see the ones named");
+  for (const std::string& path : survey.other_devices)
+    findings->Block("other-device",
+                    Quote(path) +
+                        " in the tree is another filesystem or "
+                        "subvolume",
+                    "unmount it, or move it on its own");
+  if (survey.unreadable_count > 0) {
+    std::string examples;
+    for (const std::string& path : survey.unreadable)
+      examples += (examples.empty() ? "" : ", ") + Quote(path);
+    findings->Warn("unreadable",
+                   std::to_string(survey.unreadable_count) +
+                       " objects of the tree could not be read: " + examples,
+                   "check the disk: dmesg, fsck; what cannot be read cannot be "
+                   "moved");
+  }
+}
+
+void TakeSurvey(const PlanRequest& request, const SourcePlace& source,
+                Plan* plan, Findings* findings) {
+  SurveyOptions options;
+  options.skip_lost_found = plan->tree->WholeFilesystem();
+  options.progress = request.progress;
+  auto survey = SurveyTree(source.fd.Get(), options);
+  if (!survey) {
+    findings->Block(
+        "survey",
+        "the tree could not be surveyed: " + survey.error().ToString(),
+        "check the disk: dmesg, fsck");
+    return;
+  }
+  plan->survey = std::move(*survey);
+  CheckSurvey(*plan->survey, findings);
+  plan->estimated_ns = Estimate(*plan->survey, plan->target_is_nfs);
+}
+
+void CheckHolders(const PlanRequest& request, const SourcePlace& source,
+                  const mount::MountTable& mounts, Plan* plan,
+                  Findings* findings) {
+  proc::Options options;
+  options.exclude = request.own;
+  options.root_fd = source.fd.Get();
+  auto snapshot = proc::Capture(*plan->tree, options);
+  if (!snapshot) {
+    findings->Block("holders",
+                    "the holders of the tree could not be listed: " +
+                        snapshot.error().ToString(),
+                    "run livemv as root on the host");
+    return;
+  }
+  JudgeHolders(*snapshot, plan, findings);
+  CheckDoors(*plan, source, mounts, snapshot->namespaces, request.own,
+             findings);
+}
+
+}  // namespace
+
+const char* SeverityName(Severity severity) {
+  switch (severity) {
+    case Severity::kNote:
+      return "note";
+    case Severity::kWarning:
+      return "warning";
+    case Severity::kBlocker:
+      return "blocker";
+  }
+  return "blocker";
+}
+
+std::string Quote(const std::string& name) {
+  return "\"" + Printable(name) + "\"";
+}
+
+bool Plan::Blocked() const {
+  return Code() == Exit::kBlocked;
+}
+
+Exit Plan::Code() const {
+  Exit code = Exit::kDone;
+  for (const Finding& finding : findings) {
+    if (finding.severity == Severity::kBlocker)
+      return Exit::kBlocked;
+    if (finding.severity == Severity::kWarning)
+      code = Exit::kWarnings;
+  }
+  return code;
+}
+
+Plan MakePlan(const PlanRequest& request) {
+  Plan plan;
+  plan.dir = request.dir;
+  plan.target = request.target;
+  Findings findings(&plan.findings);
+  CheckMachine(&plan, &findings);
+  const bool powerless = findings.Blocked();
+  auto mounts = mount::MountTable::Of(0);
+  if (!mounts) {
+    findings.Block("mounts", mounts.error().ToString(), "mount /proc");
+    return plan;
+  }
+  const std::optional<SourcePlace> source =
+      CheckSource(request, *mounts, &plan, &findings);
+  const std::optional<TargetPlace> target = CheckTargetPlace(
+      request, *mounts, source ? &*source : nullptr, &plan, &findings);
+  // Without privileges the rest would only be wrong.
+  if (source && !powerless) {
+    CheckKernelUsers(plan, *mounts, &findings);
+    CheckOwnFiles(request, plan, &findings);
+    CheckHolders(request, *source, *mounts, &plan, &findings);
+    TakeSurvey(request, *source, &plan, &findings);
+  }
+  if (target && target->fd && !powerless) {
+    TargetRequest check;
+    check.target_fd = target->fd.Get();
+    check.name = plan.target;
+    check.survey = plan.survey ? &*plan.survey : nullptr;
+    check.resumable = request.resumable;
+    check.is_root_of_filesystem = target->is_root_of_filesystem;
+    for (Finding& finding : CheckTarget(check, &*plan.target_volume))
+      plan.findings.push_back(std::move(finding));
+  }
+  std::stable_sort(plan.findings.begin(), plan.findings.end(),
+                   [](const Finding& a, const Finding& b) {
+                     return a.severity > b.severity;
+                   });
+  return plan;
+}
+
+}  // namespace livemv::daemon
