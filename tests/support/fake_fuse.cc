@@ -43,8 +43,9 @@ uint64_t FakeFuse::SendAs(uint64_t unique, std::string bytes) {
   return unique;
 }
 
-uint64_t FakeFuse::Send(uint32_t opcode, uint64_t nodeid,
-                        const std::string& body, uint32_t uid, uint32_t gid) {
+std::string FakeFuse::Make(uint32_t opcode, uint64_t nodeid,
+                           const std::string& body, uint32_t uid,
+                           uint32_t gid) {
   fuse_in_header header{};
   header.len = static_cast<uint32_t>(sizeof header + body.size());
   header.opcode = opcode;
@@ -52,7 +53,12 @@ uint64_t FakeFuse::Send(uint32_t opcode, uint64_t nodeid,
   header.uid = uid;
   header.gid = gid;
   header.pid = static_cast<uint32_t>(::getpid());
-  std::string bytes = Bytes(header) + body;
+  return Bytes(header) + body;
+}
+
+uint64_t FakeFuse::Send(uint32_t opcode, uint64_t nodeid,
+                        const std::string& body, uint32_t uid, uint32_t gid) {
+  std::string bytes = Make(opcode, nodeid, body, uid, gid);
   uint64_t unique = next_;
   next_ += 2;
   bool forget = opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET ||
@@ -60,6 +66,14 @@ uint64_t FakeFuse::Send(uint32_t opcode, uint64_t nodeid,
   if (!forget)
     unanswered_[unique] = bytes;
   return SendAs(unique, bytes);
+}
+
+uint64_t FakeFuse::Lose(uint32_t opcode, uint64_t nodeid,
+                        const std::string& body, uint32_t uid, uint32_t gid) {
+  uint64_t unique = next_;
+  next_ += 2;
+  unanswered_[unique] = Make(opcode, nodeid, body, uid, gid);
+  return unique;
 }
 
 uint64_t FakeFuse::SendInit() {

@@ -53,6 +53,10 @@ class FakeFuse {
   // Queues a request; returns its unique (even, growing).
   uint64_t Send(uint32_t opcode, uint64_t nodeid, const std::string& body = "",
                 uint32_t uid = 0, uint32_t gid = 0);
+  // As if a worker had read the request and died: it comes when asked to
+  // resend.
+  uint64_t Lose(uint32_t opcode, uint64_t nodeid, const std::string& body = "",
+                uint32_t uid = 0, uint32_t gid = 0);
   uint64_t SendInit();
   // The reply to unique, within ms milliseconds; other messages are kept.
   std::optional<FuseReply> Wait(uint64_t unique, int ms = 5000);
@@ -68,6 +72,8 @@ class FakeFuse {
  private:
   void Take(int ms);  // at most one message from the worker
   uint64_t SendAs(uint64_t unique, std::string bytes);
+  std::string Make(uint32_t opcode, uint64_t nodeid, const std::string& body,
+                   uint32_t uid, uint32_t gid);
 
   const uint64_t offered_;
   core::UniqueFd kernel_, worker_;
