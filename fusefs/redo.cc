@@ -282,6 +282,7 @@ std::optional<Redo::Job> Redo::Take() {
         continue;
       }
       it->second.where = Where::kTaken;
+      taken_++;
       return Job{it->first, it->second.generation, now};
     }
   }
@@ -292,6 +293,7 @@ core::Status Redo::Done(const Job& job) {
   core::MutexLock lock(mu_);
   auto it = records_.find(job.place);
   CHECK(it != records_.end() && it->second.where == Where::kTaken);
+  taken_--;
   Record& r = it->second;
   r.failures = 0;
   if (r.in_flight > 0) {
@@ -327,6 +329,7 @@ void Redo::Retry(const Job& job, const core::Error& why) {
   last_error_ = why.ToString();
   auto it = records_.find(job.place);
   CHECK(it != records_.end() && it->second.where == Where::kTaken);
+  taken_--;
   Record& r = it->second;
   const int64_t pause =
       std::min(kLongestPauseNs, kFirstPauseNs << std::min(r.failures, 8u));
@@ -338,6 +341,7 @@ void Redo::SetAside(const Job& job, std::string reason) {
   core::MutexLock lock(mu_);
   auto it = records_.find(job.place);
   CHECK(it != records_.end() && it->second.where == Where::kTaken);
+  taken_--;
   Record& r = it->second;
   if (r.generation != job.generation && r.in_flight == 0) {
     MakeReady(it);
@@ -406,6 +410,7 @@ Redo::Counters Redo::Count() {
       c.oldest_ns = now - place.began_ns;
   }
   c.set_aside = set_aside_;
+  c.taken = taken_;
   c.owed = owed_.size();
   c.last_error = last_error_;
   return c;

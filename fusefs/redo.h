@@ -123,6 +123,7 @@ class Redo {
     uint64_t set_aside = 0;
     uint64_t older_than_barrier = 0;  // pending since before the last barrier
     int64_t oldest_ns = 0;     // age of the oldest pending place
+    uint64_t taken = 0;        // by appliers, lazy ones included
     uint64_t owed = 0;         // comparisons
     std::string last_error;    // of the target, empty when all goes well
   };
@@ -206,6 +207,7 @@ class Redo {
   std::map<uint64_t, Age> ages_;  // pending places by barrier age
   uint64_t age_ = 1;
   uint64_t set_aside_ = 0;
+  uint64_t taken_ = 0;
   std::string last_error_;
 };
 

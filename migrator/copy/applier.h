@@ -31,14 +31,17 @@ namespace livemv::copy {
 
 class Applier {
  public:
-  // lane must outlive this. scan_wanted: a directory was bound, so its names
-  // are to be compared.
+  // lane must outlive this.
   explicit Applier(const NameLane* lane);
 
   // Where the directories were placed by a predecessor; before any other call.
   void Adopt(const state::RecoveredState& state);
-  void SetScanWanted(std::function<void(FileId)> scan_wanted) {
+  // scan_wanted: a directory was placed, so its names are to be compared once.
+  // owed: Redo has a new owed comparison. Both before Step.
+  void SetScanner(std::function<void(FileId)> scan_wanted,
+                  std::function<void()> owed) {
     scan_wanted_ = std::move(scan_wanted);
+    owed_ = std::move(owed);
   }
 
   // Applies one due record; false if none is due.
@@ -105,7 +108,7 @@ class Applier {
   core::Result<bool> Park(PlaceLocks::Hold* hold, FileId dir);
   core::Result<Spot> FindSpot(FileId dir);
   core::Status SetSpot(FileId dir, Spot spot);
-  core::Status CopyXattrs(FileId id, int source_fd, int target_fd);
+  core::Status CopyXattrs(int source_fd, int target_fd);
   core::Status CopyTimes(int target_fd, const core::Stat& want,
                          const core::Stat& have);
   void Finish(const fusefs::Redo::Job& job, const core::Status& status);
@@ -113,6 +116,7 @@ class Applier {
   const NameLane* const lane_;
   core::Syscalls* const sys_;
   std::function<void(FileId)> scan_wanted_;
+  std::function<void()> owed_;
   PlaceLocks locks_;
   core::Mutex mu_;
   std::unordered_map<FileId, Spot> spots_;  // of directories; guarded by mu_

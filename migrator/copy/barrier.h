@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 
 #include "core/result.h"
 #include "core/sync.h"
@@ -48,7 +49,7 @@ class Barrier {
 
  private:
   core::Status SyncSource();
-  void Remember(const char* part, const core::Status& status);
+  void Remember(std::string* last, const core::Status& status);
 
   const NameLane* const lane_;
   fusefs::ByteLedger* const ledger_;

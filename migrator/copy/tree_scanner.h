@@ -92,6 +92,7 @@ class TreeScanner {
   Jobs jobs_;                                       // being read
   std::deque<Name> names_;                          // to be compared
   std::unordered_set<FileId> wanted_;               // ever queued
+  std::unordered_set<uint64_t> owed_queued_;        // by generation
   uint64_t comparing_ = 0;
   Totals totals_;
   bool started_ = false;

@@ -1,0 +1,269 @@
+// How objects get into their places and out of them.
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "core/fault_points.h"
+#include "core/log.h"
+#include "migrator/copy/applier.h"
+
+namespace livemv::copy {
+
+using fusefs::ObjectStore;
+using fusefs::SharedFd;
+
+namespace {
+
+constexpr size_t kListBytes = 64 << 10;
+
+core::Error Describe(core::Error error, const char* what,
+                     const std::string& name) {
+  return std::move(error).With(fmt::format("{} \"{}\"", what, name));
+}
+
+}  // namespace
+
+core::Status Applier::SetSpot(FileId dir, Spot spot) {
+  {
+    core::MutexLock lock(mu_);
+    spots_[dir] = spot;
+  }
+  TRY(lane_->journal->Append(state::PlacedFact{dir, spot.dir, spot.name}));
+  return {};
+}
+
+void Applier::ForgetPlace(FileId id) {
+  core::MutexLock lock(mu_);
+  spots_.erase(id);
+}
+
+core::Result<bool> Applier::Place(PlaceLocks::Hold* hold, FileId dir,
+                                  const std::string& name, int dirfd,
+                                  const SourceEntry& source) {
+  const bool is_dir = S_ISDIR(source.st.stx_mode);
+  if (is_dir) {
+    ASSIGN_OR_RETURN(bool placed, PlaceDir(hold, dir, name, dirfd, source.id));
+    if (!placed)
+      return false;
+    TRY(core::FaultPoint("applier.placed"));
+    if (scan_wanted_)
+      scan_wanted_(source.id);
+    return true;
+  }
+  auto moved = sys_->RenameAt(lane_->objects->SlotsFd(),
+                              ObjectStore::SlotName(source.id).c_str(), dirfd,
+                              name.c_str(), 0);
+  if (!moved && moved.error().sys_errno == ENOENT) {
+    // It has another name already: a further link, by handle.
+    ASSIGN_OR_RETURN(SharedFd fd, lane_->objects->Path(source.id));
+    moved = sys_->LinkFd(fd->Get(), dirfd, name.c_str());
+  }
+  if (!moved)
+    return core::Fail(Describe(std::move(moved).error(), "place", name));
+  TRY(core::FaultPoint("applier.placed"));
+  if (S_ISREG(source.st.stx_mode) && lane_->copy_wanted)
+    lane_->copy_wanted(source.id);
+  return true;
+}
+
+core::Result<bool> Applier::PlaceDir(PlaceLocks::Hold* hold, FileId dir,
+                                     const std::string& name, int dirfd,
+                                     FileId id) {
+  const std::string slot = ObjectStore::SlotName(id);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    auto moved = sys_->RenameAt(lane_->objects->SlotsFd(), slot.c_str(), dirfd,
+                                name.c_str(), 0);
+    if (!moved && moved.error().sys_errno == ENOENT) {
+      ASSIGN_OR_RETURN(Spot spot, FindSpot(id));
+      if (spot.dir == state::kNoFile)
+        return core::Fail(core::ErrorCode::kGone,
+                          "the object of directory \"" + name +
+                              "\" is nowhere on the target");
+      if (!hold->TryAdd(PlaceLocks::KeyOf(spot.dir, spot.name)))
+        return false;
+      ASSIGN_OR_RETURN(SharedFd from, lane_->objects->Path(spot.dir));
+      // With the entry held: is it still there?
+      ASSIGN_OR_RETURN(TargetEntry there,
+                       LookAtTarget(from->Get(), spot.name));
+      if (there.id != id) {
+        hold->Release();
+        return false;
+      }
+      TRY(lane_->redo->Mark({spot.dir, {}}));
+      moved = sys_->RenameAt(from->Get(), spot.name.c_str(), dirfd,
+                             name.c_str(), 0);
+    }
+    if (moved) {
+      TRY(SetSpot(id, Spot{dir, name}));
+      return true;
+    }
+    if (moved.error().sys_errno != EINVAL || attempt > 0)
+      return core::Fail(Describe(std::move(moved).error(), "place", name));
+    // The place lies inside the directory itself (model N4): the source has
+    // moved on. The destination leaves first.
+    ASSIGN_OR_RETURN(bool parked, Park(hold, dir));
+    if (!parked)
+      return false;
+  }
+  return core::Fail(core::ErrorCode::kConflict, "place \"" + name + "\"");
+}
+
+core::Result<bool> Applier::Park(PlaceLocks::Hold* hold, FileId dir) {
+  if (!hold->TryAdd(PlaceLocks::KeyOf(dir)))
+    return false;
+  ASSIGN_OR_RETURN(Spot spot, FindSpot(dir));
+  if (spot.dir == state::kNoFile)
+    return core::FailSys(EINVAL, "a directory in its slot holds its parent");
+  if (!hold->TryAdd(PlaceLocks::KeyOf(spot.dir, spot.name)))
+    return false;
+  ASSIGN_OR_RETURN(SharedFd from, lane_->objects->Path(spot.dir));
+  ASSIGN_OR_RETURN(TargetEntry there, LookAtTarget(from->Get(), spot.name));
+  if (there.id != dir) {
+    hold->Release();
+    return false;
+  }
+  // Its place in the source is owed a comparison, durably: no record names it.
+  if (auto fd = lane_->source->Path(dir); fd) {
+    auto parent = sys_->OpenAt((*fd)->Get(), "..", O_PATH | O_DIRECTORY);
+    if (parent) {
+      ASSIGN_OR_RETURN(FileId parent_id,
+                       lane_->source->IdOf(parent->Get(), ""));
+      TRY(lane_->redo->Owe(parent_id));
+    } else if (parent.error().sys_errno != ENOENT) {
+      return core::Fail(std::move(parent).error());
+    }
+  } else {
+    ASSIGN_OR_RETURN(bool dead, lane_->source->IsDead(dir));
+    if (!dead)
+      return core::Fail(std::move(fd).error());
+  }
+  auto moved = sys_->RenameAt(from->Get(), spot.name.c_str(),
+                              lane_->objects->SlotsFd(),
+                              ObjectStore::SlotName(dir).c_str(), 0);
+  if (!moved)
+    return core::Fail(Describe(std::move(moved).error(), "park", spot.name));
+  lane_->graveyard->Add(dir);
+  TRY(SetSpot(dir, Spot{}));
+  TRY(lane_->redo->Mark({spot.dir, {}}));
+  if (owed_)
+    owed_();
+  return true;
+}
+
+core::Result<Applier::Spot> Applier::FindSpot(FileId dir) {
+  {
+    core::MutexLock lock(mu_);
+    auto it = spots_.find(dir);
+    if (it != spots_.end() && it->second.dir != state::kNoFile) {
+      Spot spot = it->second;
+      lock.unlock();
+      auto at = lane_->objects->Path(spot.dir);
+      if (at) {
+        ASSIGN_OR_RETURN(TargetEntry entry,
+                         LookAtTarget((*at)->Get(), spot.name));
+        if (entry.id == dir)
+          return spot;
+      }
+    }
+  }
+  // The hint is stale (a kill between the move and its record): ask the
+  // object itself where it lies.
+  ASSIGN_OR_RETURN(SharedFd self, lane_->objects->Path(dir));
+  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(self->Get(), ""));
+  ASSIGN_OR_RETURN(core::Stat up, sys_->StatAt(self->Get(), ".."));
+  auto parent = lane_->objects->FindByIno(up.stx_ino);
+  if (!parent)
+    return Spot{};  // in the private directory
+  ASSIGN_OR_RETURN(SharedFd at, lane_->objects->Path(*parent));
+  ASSIGN_OR_RETURN(core::UniqueFd listing,
+                   sys_->OpenAt(at->Get(), ".", O_RDONLY | O_DIRECTORY));
+  for (int64_t offset = 0;;) {
+    ASSIGN_OR_RETURN(std::vector<core::DirEntry> entries,
+                     sys_->ReadDir(listing.Get(), offset, kListBytes));
+    if (entries.empty())
+      return Spot{};
+    for (const core::DirEntry& entry : entries) {
+      if (entry.ino == st.stx_ino && entry.name != "." && entry.name != "..")
+        return Spot{*parent, entry.name};
+    }
+    offset = entries.back().next_offset;
+  }
+}
+
+core::Status Applier::Detach(FileId dir, const std::string& name, FileId id,
+                             const core::Stat& st) {
+  ASSIGN_OR_RETURN(SharedFd dirfd, lane_->objects->Path(dir));
+  const int victims = lane_->objects->VictimsFd();
+  if (id == state::kNoFile) {
+    if (!lane_->host_went_down)
+      return core::Fail(core::ErrorCode::kConflict,
+                        "the target's \"" + name +
+                            "\" was not made by this migration");
+    // Ours, but its binding went with the power: what it held was not fsynced.
+    auto moved = sys_->RenameAt(dirfd->Get(), name.c_str(), victims,
+                                lane_->objects->NewVictimName().c_str(), 0);
+    if (!moved)
+      return core::Fail(Describe(std::move(moved).error(), "remove", name));
+    return {};
+  }
+  lane_->graveyard->Add(id);
+  if (!S_ISDIR(st.stx_mode) && st.stx_nlink > 1) {
+    // Other names hold it. Unlinked elsewhere: where one of our descriptors
+    // makes the NFS client keep a silly name, it must not be in the tree.
+    const std::string victim = lane_->objects->NewVictimName();
+    auto moved = sys_->RenameAt(dirfd->Get(), name.c_str(), victims,
+                                victim.c_str(), 0);
+    if (moved)
+      moved = sys_->UnlinkAt(victims, victim.c_str(), 0);
+    if (!moved)
+      return core::Fail(Describe(std::move(moved).error(), "unlink", name));
+    return {};
+  }
+  auto moved = sys_->RenameAt(dirfd->Get(), name.c_str(),
+                              lane_->objects->SlotsFd(),
+                              ObjectStore::SlotName(id).c_str(), 0);
+  if (!moved)
+    return core::Fail(Describe(std::move(moved).error(), "take away", name));
+  TRY(core::FaultPoint("applier.detached"));
+  if (S_ISDIR(st.stx_mode))
+    TRY(SetSpot(id, Spot{}));
+  return {};
+}
+
+core::Status Applier::EmptyDir(FileId dir) {
+  ASSIGN_OR_RETURN(SharedFd at, lane_->objects->Path(dir));
+  ASSIGN_OR_RETURN(core::UniqueFd listing,
+                   sys_->OpenAt(at->Get(), ".", O_RDONLY | O_DIRECTORY));
+  std::vector<std::string> names;
+  for (int64_t offset = 0;;) {
+    ASSIGN_OR_RETURN(std::vector<core::DirEntry> entries,
+                     sys_->ReadDir(listing.Get(), offset, kListBytes));
+    if (entries.empty())
+      break;
+    for (core::DirEntry& entry : entries) {
+      if (entry.name != "." && entry.name != ".." && !IsSillyName(entry.name))
+        names.push_back(std::move(entry.name));
+    }
+    offset = entries.back().next_offset;
+  }
+  for (const std::string& name : names) {
+    for (bool again = true; again;) {
+      again = false;
+      PlaceLocks::Hold hold(&locks_);
+      hold.Acquire({PlaceLocks::KeyOf(dir, name)});
+      ASSIGN_OR_RETURN(TargetEntry entry, LookAtTarget(at->Get(), name));
+      if (!entry.there)
+        continue;
+      if (entry.id != state::kNoFile &&
+          !hold.TryAdd(PlaceLocks::KeyOf(entry.id))) {
+        again = true;
+        continue;
+      }
+      TRY(Detach(dir, name, entry.id, entry.st));
+    }
+  }
+  return {};
+}
+
+}  // namespace livemv::copy

@@ -1,0 +1,220 @@
+#include "migrator/copy/victims.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "core/fault_points.h"
+#include "core/log.h"
+
+namespace livemv::copy {
+
+using fusefs::ObjectStore;
+
+namespace {
+
+constexpr size_t kListBytes = 64 << 10;
+
+}  // namespace
+
+Victims::Victims(const NameLane* lane, Applier* applier, Hooks hooks)
+    : lane_(lane), applier_(applier), hooks_(std::move(hooks)),
+      sys_(lane->source->sys()) {}
+
+core::Result<std::vector<core::DirEntry>> Victims::List(int dirfd) {
+  ASSIGN_OR_RETURN(core::UniqueFd fd,
+                   sys_->OpenAt(dirfd, ".", O_RDONLY | O_DIRECTORY));
+  std::vector<core::DirEntry> all;
+  for (int64_t offset = 0;;) {
+    ASSIGN_OR_RETURN(std::vector<core::DirEntry> piece,
+                     sys_->ReadDir(fd.Get(), offset, kListBytes));
+    if (piece.empty())
+      return all;
+    offset = piece.back().next_offset;
+    for (core::DirEntry& entry : piece) {
+      if (entry.name != "." && entry.name != "..")
+        all.push_back(std::move(entry));
+    }
+  }
+}
+
+core::Status Victims::Survey() {
+  ASSIGN_OR_RETURN(std::vector<core::DirEntry> slots,
+                   List(lane_->objects->SlotsFd()));
+  for (const core::DirEntry& slot : slots) {
+    if (auto id = ObjectStore::IdOfSlot(slot.name))
+      lane_->graveyard->Add(*id);
+  }
+  return {};
+}
+
+core::Result<bool> Victims::IsDead(FileId id) {
+  if (hooks_.in_use(id))
+    return false;
+  return lane_->source->IsDead(id);
+}
+
+core::Result<uint64_t> Victims::Bury() {
+  uint64_t count = 0;
+  for (;;) {
+    ASSIGN_OR_RETURN(uint64_t more, BuryOnce(true));
+    count += more;
+    if (more == 0)
+      return count;
+  }
+}
+
+core::Result<uint64_t> Victims::BuryOnce(bool sync) {
+  // Dead before the sync begins: then the sync makes their end durable.
+  std::vector<FileId> dead;
+  for (FileId id : lane_->graveyard->All()) {
+    ASSIGN_OR_RETURN(bool is_dead, IsDead(id));
+    if (is_dead) {
+      dead.push_back(id);
+      continue;
+    }
+    if (hooks_.in_use(id))
+      continue;
+    // Alive: it only passed through its slot, unless it still lies there.
+    auto slot = sys_->StatAt(lane_->objects->SlotsFd(),
+                             ObjectStore::SlotName(id).c_str(), STATX_TYPE);
+    if (!slot && slot.error().sys_errno == ENOENT)
+      lane_->graveyard->Remove(id);
+  }
+  ASSIGN_OR_RETURN(std::vector<core::DirEntry> unknown,
+                   List(lane_->objects->VictimsFd()));
+  if (dead.empty() && unknown.empty())
+    return 0;
+  if (sync)
+    TRY(hooks_.sync_source());
+  uint64_t count = 0;
+  for (FileId id : dead) {
+    bool gone = false;
+    TRY(Destroy(id, &gone));
+    if (gone)
+      count++;
+  }
+  TRY(EmptyVictims(&count));
+  return count;
+}
+
+core::Status Victims::Destroy(FileId id, bool* gone) {
+  const std::string slot = ObjectStore::SlotName(id);
+  const int slots = lane_->objects->SlotsFd();
+  auto object = lane_->objects->Find(id);
+  if (object) {
+    if (object->type == S_IFDIR)
+      TRY(applier_->EmptyDir(id));
+    // Our descriptors would leave a .nfs name behind.
+    lane_->objects->Drop(id);
+  }
+  auto st = sys_->StatAt(slots, slot.c_str());
+  if (!st && st.error().sys_errno != ENOENT)
+    return core::Fail(std::move(st).error());
+  if (st) {
+    const bool dir = S_ISDIR(st->stx_mode);
+    auto removed =
+        sys_->UnlinkAt(slots, slot.c_str(), dir ? AT_REMOVEDIR : 0);
+    if (!removed && (removed.error().sys_errno == ENOTEMPTY ||
+                     removed.error().sys_errno == EEXIST))
+      return {};  // a silly name in it; the next barrier tries again
+    if (!removed)
+      return core::Fail(std::move(removed).error().With("destroy " + slot));
+    if (!dir && st->stx_nlink > 1)
+      return {};  // names of it are in the tree still; their records are dirty
+  } else if (object) {
+    // Not in its slot: its last name on the target has not been taken away
+    // yet. That will bring it here.
+    auto fd = lane_->objects->Path(id);
+    if (fd) {
+      ASSIGN_OR_RETURN(core::Stat left, sys_->StatAt((*fd)->Get(), ""));
+      fd->reset();
+      lane_->objects->Drop(id);
+      if (left.stx_nlink > 0)
+        return {};
+    } else if (fd.error().sys_errno != ESTALE &&
+               fd.error().sys_errno != ENOENT) {
+      return core::Fail(std::move(fd).error());
+    }
+  }
+  TRY(core::FaultPoint("victims.destroyed"));
+  TRY(lane_->journal->Append(state::DeadFact{id}));
+  lane_->graveyard->Remove(id);
+  lane_->objects->Forget(id);
+  applier_->ForgetPlace(id);
+  if (hooks_.gone)
+    hooks_.gone(id);
+  lane_->source->Forget(id);
+  *gone = true;
+  return {};
+}
+
+core::Status Victims::EmptyVictims(uint64_t* count) {
+  const int victims = lane_->objects->VictimsFd();
+  ASSIGN_OR_RETURN(std::vector<core::DirEntry> entries, List(victims));
+  for (const core::DirEntry& entry : entries) {
+    if (Applier::IsSillyName(entry.name))
+      continue;  // goes with its last descriptor
+    auto st = sys_->StatAt(victims, entry.name.c_str());
+    if (!st && st.error().sys_errno == ENOENT)
+      continue;
+    if (!st)
+      return core::Fail(std::move(st).error());
+    if (!S_ISDIR(st->stx_mode)) {
+      TRY(sys_->UnlinkAt(victims, entry.name.c_str(), 0));
+      ++*count;
+      continue;
+    }
+    ASSIGN_OR_RETURN(core::UniqueFd dir,
+                     sys_->OpenAt(victims, entry.name.c_str(),
+                                  O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    ASSIGN_OR_RETURN(std::vector<core::DirEntry> inner, List(dir.Get()));
+    for (const core::DirEntry& child : inner) {
+      if (Applier::IsSillyName(child.name))
+        continue;
+      ASSIGN_OR_RETURN(core::Stat child_st,
+                       sys_->StatAt(dir.Get(), child.name.c_str()));
+      auto id = lane_->objects->FindByIno(child_st.stx_ino);
+      // The last name of what is bound goes to its slot, since it may be
+      // alive; the rest comes up one level and is met in the next round.
+      const bool to_slot =
+          id && (S_ISDIR(child_st.stx_mode) || child_st.stx_nlink == 1);
+      const std::string name = to_slot ? ObjectStore::SlotName(*id)
+                                       : lane_->objects->NewVictimName();
+      auto moved = sys_->RenameAt(
+          dir.Get(), child.name.c_str(),
+          to_slot ? lane_->objects->SlotsFd() : victims, name.c_str(), 0);
+      if (!moved)
+        return core::Fail(std::move(moved).error().With(child.name));
+      if (id)
+        lane_->graveyard->Add(*id);
+    }
+    dir.Reset();
+    auto removed = sys_->UnlinkAt(victims, entry.name.c_str(), AT_REMOVEDIR);
+    if (removed)
+      ++*count;
+    else if (removed.error().sys_errno != ENOTEMPTY &&
+             removed.error().sys_errno != EEXIST)
+      return removed;
+  }
+  return {};
+}
+
+core::Status Victims::RemovePrivate() {
+  TRY(Survey());
+  for (;;) {
+    ASSIGN_OR_RETURN(uint64_t count, BuryOnce(false));
+    if (count == 0)
+      break;
+  }
+  ASSIGN_OR_RETURN(std::vector<core::DirEntry> slots,
+                   List(lane_->objects->SlotsFd()));
+  if (!slots.empty())
+    return core::FailSys(
+        ENOTEMPTY, fmt::format("{} objects have no place in the tree, the "
+                               "first: {}",
+                               slots.size(), slots.front().name));
+  return lane_->objects->RemovePrivate();
+}
+
+}  // namespace livemv::copy
