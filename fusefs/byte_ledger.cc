@@ -57,9 +57,7 @@ Status ByteLedger::Load(FileRecord& r) {
     ASSIGN_OR_RETURN(core::Stat st, sys()->StatAt(fd->Get(), "", STATX_SIZE));
     size = st.stx_size;
   } else if (objects_->Find(r.id)) {
-    ASSIGN_OR_RETURN(SharedFd fd, objects_->Path(r.id));
-    ASSIGN_OR_RETURN(core::Stat st, sys()->StatAt(fd->Get(), "", STATX_SIZE));
-    size = st.stx_size;
+    ASSIGN_OR_RETURN(size, ObjectSize(r));
   }
   MutexLock lock(r.mu);
   if (r.facts.size_known)
@@ -87,34 +85,35 @@ Result<Object> ByteLedger::EnsureObject(FileRecord& r) {
   return object;
 }
 
-Status ByteLedger::Pin(FileRecord& r, bool durable) {
-  bool pinned;
+Result<uint64_t> ByteLedger::ObjectSize(FileRecord& r) {
+  ASSIGN_OR_RETURN(SharedFd fd, objects_->Path(r.id));
+  ASSIGN_OR_RETURN(core::Stat st, sys()->StatAt(fd->Get(), "", STATX_SIZE));
+  return uint64_t{st.stx_size};
+}
+
+Status ByteLedger::Pin(FileRecord& r, uint64_t object_size, bool durable) {
   {
     MutexLock lock(r.mu);
     CHECK(r.facts.size_known);
-    pinned = r.facts.pinned;
-  }
-  if (!pinned) {
-    // After a power cut the object may hold bytes of a life that the journal
-    // has lost, past what is now the local end: they are cut.
-    ASSIGN_OR_RETURN(SharedFd fd, objects_->Path(r.id));
-    ASSIGN_OR_RETURN(core::Stat st, sys()->StatAt(fd->Get(), "", STATX_SIZE));
-    MutexLock lock(r.mu);
-    uint64_t size = r.facts.size;
-    if (st.stx_size > 0)
-      TRY(AppendLocked(r, state::CutFact{r.id, size, size}));
-    else
-      TRY(AppendLocked(r, state::LocalEndFact{r.id, size}));
-    r.facts.pinned = true;
-    r.facts.pin_durable = false;
-    r.facts.pin_seq = r.facts.last_seq;
-    r.facts.fresh = st.stx_size == 0;
-    r.version++;
-    if (st.stx_size > 0) {
-      r.cut = size;
-      table_->SetCutOwed(r.id, true);
+    if (!r.facts.pinned) {
+      // After a power cut the object may hold bytes of a life that the journal
+      // has lost, past what is now the local end: they are cut.
+      uint64_t size = r.facts.size;
+      if (object_size > 0)
+        TRY(AppendLocked(r, state::CutFact{r.id, size, size}));
+      else
+        TRY(AppendLocked(r, state::LocalEndFact{r.id, size}));
+      r.facts.pinned = true;
+      r.facts.pin_durable = false;
+      r.facts.pin_seq = r.facts.last_seq;
+      r.facts.fresh = object_size == 0;
+      r.version++;
+      if (object_size > 0) {
+        r.cut = size;
+        table_->SetCutOwed(r.id, true);
+      }
+      table_->Account(&r);
     }
-    table_->Account(&r);
   }
   if (!durable)
     return {};

@@ -90,10 +90,13 @@ class ByteLedger {
   core::Status Load(FileRecord& r);
   // Makes the object and its binding; blocks on source and target.
   core::Result<Object> EnsureObject(FileRecord& r);
-  // Makes the local end explicit. The caller holds write_mu, has loaded r and
-  // ensured its object. durable: blocks until the journal has it for good, as
-  // must be before the first byte that the target alone holds.
-  core::Status Pin(FileRecord& r, bool durable);
+  // Bytes of the object, as the target says; blocks on it.
+  core::Result<uint64_t> ObjectSize(FileRecord& r);
+  // Makes the local end explicit. The caller holds write_mu, has loaded r,
+  // ensured its object and asked for its size since the record was unpinned
+  // (ignored if it is pinned). durable: blocks until the journal has it for
+  // good, as must be before the first byte that the target alone holds.
+  core::Status Pin(FileRecord& r, uint64_t object_size, bool durable);
 
   // Withdraws claims (also provisional ones) on the chunks and asks for them
   // to be copied again. A hot mark stays.

@@ -31,6 +31,7 @@ class Cutter {
   core::Status CutOne(FileId id, bool* done);
 
   ByteLedger* const ledger_;
+  bool trouble_ = false;  // the last Step met an error
 };
 
 }  // namespace livemv::fusefs

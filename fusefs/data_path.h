@@ -4,6 +4,9 @@
 // between source and target (rules 1 and 2). Owns no descriptors and no
 // records: it acts on what FileTable, SourceTree and ObjectStore hold.
 //
+// data_path.cc: who calls what and reading; data_write.cc: writes;
+// data_resize.cc: truncate and fallocate; data_sync.cc: fsync.
+//
 // Thread contract: all methods from any thread, except SetServing, which wants
 // no other call in progress. Reads, overwrites and fsync of local bytes block
 // on the source only (double writes at most for the limit); bytes that the
@@ -85,42 +88,64 @@ class DataPath {
   FileTable* table() const { return table_; }
 
  private:
-  struct Piece {  // of a write
-    uint64_t begin, end;
-    bool target;  // the target's alone
-  };
-  class Change;  // brackets a change for the generations
+  class Change;  // brackets a change of bytes for the generations
 
   bool Split() const {
     return serving_ == Serving::kRedirect || serving_ == Serving::kAborting;
   }
   core::Result<SharedFd> AloneFd(FileId id);  // kSourceOnly, kTargetOnly
-  core::Status KillSuidGid(int fd, FileId id);
+  core::Status KillSuidGid(const SharedFd& fd);
   core::Status TouchTimes(FileRecord& r);
-  // Waits until [begin, end) does not reach past an owed cut.
+  // A record with its size known.
+  core::Result<FileRef> Loaded(FileId id);
+  void Touching(FileId id);
+  void Touched(FileId id);
+
+  // The ones below hold r.write_mu.
+  // Waits until no owed cut reaches below end.
   void WaitForCut(FileRecord& r, core::MutexLock& lock, uint64_t end);
+  // Waits until neither the copier nor a double write that was given up is in
+  // flight over [begin, end).
+  void WaitForStrays(FileRecord& r, core::MutexLock& lock, uint64_t begin,
+                     uint64_t end);
   // Object and durable local end, before the target alone gets bytes.
   core::Status PrepareTargetAlone(FileRecord& r);
   core::Result<size_t> WriteSplit(FileRecord& r, uint64_t off,
                                   std::span<const char> data);
-  core::Status MarkHotDurably(FileRecord& r, uint64_t begin, uint64_t end);
+  // The chunks of [begin, end) that get double writes, hot durably.
+  core::Result<std::vector<uint64_t>> DoubledChunks(FileRecord& r,
+                                                    uint64_t begin,
+                                                    uint64_t end);
+  core::Result<size_t> WriteSegment(FileRecord& r, uint64_t off,
+                                    std::span<const char> data, bool alone,
+                                    const std::vector<uint64_t>& doubled);
   // Bytes written to the source before it refused (errno in *refused, 0 if it
   // did not).
   core::Result<size_t> WriteSource(FileRecord& r, uint64_t off,
                                    std::span<const char> data, int* refused);
-  void DoubleWrite(FileRecord& r, uint64_t off, std::span<const char> data);
+  void DoubleWrite(FileRecord& r, uint64_t off, std::span<const char> data,
+                   const std::vector<uint64_t>& doubled);
+  void DoubleRun(FileRecord& r, uint64_t off, std::span<const char> data);
+  // Bytes below the local end that the source refused become remote.
   core::Status WriteRefused(FileRecord& r, uint64_t off,
                             std::span<const char> data);
-  core::Status WriteTargetAlone(FileRecord& r, uint64_t off,
-                                std::span<const char> data);
+  core::Result<size_t> WriteTargetAlone(FileRecord& r, uint64_t off,
+                                        std::span<const char> data);
+  // Chunks of [begin, end) that are not doubled go to the copier's head.
+  void WantCopies(FileRecord& r, uint64_t begin, uint64_t end,
+                  const std::vector<uint64_t>& doubled);
   core::Status Shrink(FileRecord& r, uint64_t size);
+  core::Status ShrinkImplicit(FileRecord& r, uint64_t size);
   core::Status Extend(FileRecord& r, uint64_t size);
   core::Status AllocateSplit(FileRecord& r, int mode, uint64_t off,
                              uint64_t len);
+
   core::Status SyncDoubles(FileRecord& r);
-  core::Status SyncAlone(FileRecord& r);
+  core::Status SyncSplit(FileRecord& r, bool data_only);
   core::Result<size_t> ReadRecord(FileRecord& r, uint64_t off,
                                   std::span<char> buf);
+  core::Result<size_t> ReadFull(const SharedFd& fd, uint64_t off,
+                                std::span<char> buf);
   core::Result<off_t> SeekSplit(FileRecord& r, uint64_t off, int whence);
 
   ByteLedger* const ledger_;

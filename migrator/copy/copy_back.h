@@ -47,13 +47,18 @@ class CopyBack {
   core::Result<bool> BringGrowth(fusefs::FileRecord& r, bool* moved);
   core::Status BringRemote(fusefs::FileRecord& r);
   core::Status TrimSource(fusefs::FileRecord& r);
-  core::Status CopyRange(fusefs::FileRecord& r, uint64_t begin, uint64_t end);
+  core::Status CopyRange(fusefs::FileRecord& r, uint64_t begin, uint64_t end,
+                         bool skip_holes);
+  core::Status SyncSource(fusefs::FileRecord& r);
+  core::Result<core::Stat> StatSource(fusefs::FileRecord& r);
+  core::Status ResizeSource(fusefs::FileRecord& r, uint64_t size);
+  core::Status RestoreTimes(fusefs::FileRecord& r, const core::Stat& before,
+                            uint64_t since);
 
   fusefs::ByteLedger* const ledger_;
   core::Syscalls* const sys_;
   std::unique_ptr<char[]> buffer_;
   std::deque<state::FileId> files_;
-  bool listed_ = false;
   std::atomic<uint64_t> brought_{0};
 };
 

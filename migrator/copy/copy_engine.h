@@ -23,7 +23,7 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <set>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -82,7 +82,7 @@ class CopyEngine {
   void Run(const std::atomic<bool>& stop);
   void Wake();
 
-  // Workers stop after the chunk they are at (it is not claimed until Resume).
+  // Workers claim what they have copied and stop.
   void Pause();
   void Resume();
   // Bytes per second; 0: no limit.
@@ -106,43 +106,64 @@ class CopyEngine {
     fusefs::FileRef record;
     fusefs::SharedFd source, object;
     std::vector<Copied> chunks;
-    bool wants_more = false;   // not wholly looked at
-    core::Status trouble;
-    int source_errno = 0;      // the trouble is on the source
+    bool wants_more = false;  // to be continued at once
+    bool wrote = false;
+    bool gone = false;        // the inode does not exist any more
+    core::Status source_trouble, target_trouble;
   };
-  struct Batch;
+  struct Batch {
+    std::vector<Job> jobs;
+    uint64_t bytes = 0;
+    std::unique_ptr<char[]> buffer;         // one chunk
+    std::shared_ptr<AlignedBuffer> aligned;  // one chunk and a margin
+  };
+  enum class Where : uint8_t { kQueue, kUrgent, kLater };
 
   bool TakeJob(FileId* id);
-  // Ensures object and local end, opens both sides; false: no work on it.
-  core::Result<bool> Prepare(Job& job);
-  core::Status CopyFile(Job& job, Batch& batch);
-  // *taken false: the chunk is being written, owned elsewhere or gone.
-  core::Status CopyChunk(Job& job, Batch& batch, uint64_t chunk, bool* taken);
-  core::Status WriteRange(Job& job, uint64_t chunk, uint64_t since,
-                          uint64_t begin, uint64_t end, const char* data,
-                          bool zeros);
+  // Opens both sides and pins the local end. False: there is no work on it.
+  bool Prepare(Job& job);
+  void CopyFile(Job& job, Batch& batch);
+  std::optional<uint64_t> NextChunk(Job& job, uint64_t* cursor);
+  void CopyChunk(Job& job, Batch& batch, uint64_t chunk);
+  // The source's bytes of [begin, end) into data; holes as zeros, and where
+  // they are.
+  core::Status ReadSource(Job& job, uint64_t begin, uint64_t end, char* data,
+                          std::vector<fusefs::ByteRange>* filled);
+  // Writes what of [begin, end) is still the source's; data null: zeros.
+  core::Status WriteRange(Job& job, uint64_t begin, uint64_t end,
+                          const char* data);
   core::Status ClearRange(Job& job, uint64_t begin, uint64_t end);
-  core::Status SyncBatch(Batch& batch);
-  core::Status FinishJob(Job& job);
+  core::Status ZeroPart(Job& job, uint64_t begin, uint64_t end);
+  core::Status ReachEnd(Job& job, uint64_t end);
+  bool SyncBatch(Batch& batch);
+  void FinishJob(Job& job, Batch& batch);
+  // False if the chunk's target differs from what was copied.
+  core::Result<bool> Verify(Job& job, Verifier::File& file,
+                            const Copied& copied);
+  void NoteMismatch(Job& job, const Copied& copied);
   void GiveBack(Job& job);
+  void PutLocked(FileId id, Where where, int64_t when_ns = 0);
+  bool Failed(FileId id, uint64_t chunk);
   void Throttle(uint64_t bytes);
-  void NoteTrouble(FileId id, const core::Error& error);
-  void NoteSuccess(uint64_t bytes);
-  int64_t Now() { return ledger_->sys()->MonotonicNs(); }
+  void NoteTrouble(const std::string& reason, bool target);
+  void NoteBytes(uint64_t bytes);
+  bool Paused();
+  int64_t Now() { return sys_->MonotonicNs(); }
 
   fusefs::ByteLedger* const ledger_;
   core::Syscalls* const sys_;
   Verifier verifier_;
   const Options options_;
 
-  core::Mutex mu_;
+  core::Mutex mu_;  // never held while a record's mutex is taken
   core::CondVar wake_;
-  // All below guarded by mu_.
+  // All below guarded by mu_. A FileId may be in a deque more than once; the
+  // entry that counts is the one that queued_ names.
   std::deque<FileId> urgent_, queue_;
-  std::unordered_map<FileId, uint8_t> queued_;   // 1: queued, 2: urgently
-  std::unordered_map<FileId, uint8_t> active_;   // being copied; 1: again after
-  std::multimap<int64_t, FileId> later_;         // by time to try again
-  std::unordered_set<FileId> known_, finished_;  // for progress
+  std::multimap<int64_t, FileId> later_;  // by time to try again
+  std::unordered_map<FileId, Where> queued_;
+  std::unordered_map<FileId, bool> active_;  // true: asked for meanwhile
+  std::unordered_set<FileId> known_;         // for progress
   std::map<std::pair<FileId, uint64_t>, uint32_t> mismatched_;
   std::vector<VerifyFailure> failures_;
   bool paused_ = false;
@@ -152,7 +173,7 @@ class CopyEngine {
   int64_t not_before_ns_ = 0;  // the target is in trouble until then
   std::string reason_;
   uint64_t limit_ = 0;
-  int64_t budget_at_ns_ = 0;  // when what was copied so far is within the limit
+  int64_t budget_at_ns_ = 0;  // when what was copied is within the limit
   uint64_t verified_ = 0, mismatches_ = 0;
   std::deque<std::pair<int64_t, uint64_t>> recent_;  // time, bytes
 };

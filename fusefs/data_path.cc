@@ -1,0 +1,262 @@
+// Opening, reading and looking.
+
+#include "fusefs/data_path.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "core/log.h"
+
+namespace livemv::fusefs {
+
+using core::MutexLock;
+using core::Result;
+using core::Status;
+using state::ByteMap;
+
+DataPath::DataPath(ByteLedger* ledger, TargetWriter* writer, Options options)
+    : ledger_(ledger),
+      table_(ledger->table()),
+      source_(ledger->source()),
+      objects_(ledger->objects()),
+      sys_(ledger->sys()),
+      writer_(writer),
+      options_(options) {}
+
+Result<SharedFd> DataPath::AloneFd(FileId id) {
+  return serving_ == Serving::kTargetOnly ? objects_->Data(id)
+                                          : source_->Data(id);
+}
+
+Result<FileRef> DataPath::Loaded(FileId id) {
+  FileRef r = table_->Get(id);
+  TRY(ledger_->Load(*r));
+  return r;
+}
+
+void DataPath::Touching(FileId id) {
+  if (ledger_->listener() != nullptr)
+    ledger_->listener()->AttrsTouching(id);
+}
+
+void DataPath::Touched(FileId id) {
+  if (ledger_->listener() != nullptr)
+    ledger_->listener()->AttrsTouched(id);
+}
+
+Status DataPath::KillSuidGid(const SharedFd& fd) {
+  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), "", STATX_MODE));
+  mode_t drop = st.stx_mode & S_ISUID;
+  // fs/attr.c: setgid without group execute means mandatory locking and stays.
+  if ((st.stx_mode & S_ISGID) != 0 && (st.stx_mode & S_IXGRP) != 0)
+    drop |= S_ISGID;
+  if (drop != 0)
+    TRY(sys_->ChMod(fd->Get(), (st.stx_mode & 07777) & ~drop));
+  Status removed = sys_->RemoveXattr(fd->Get(), "security.capability");
+  int err = removed ? 0 : removed.error().sys_errno;
+  if (err != 0 && err != ENODATA && err != EOPNOTSUPP)
+    return removed;
+  return {};
+}
+
+Status DataPath::TouchTimes(FileRecord& r) {
+  ASSIGN_OR_RETURN(SharedFd fd, source_->Path(r.id));
+  struct timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
+  return sys_->UTimens(fd->Get(), times);
+}
+
+// --------------------------------------------------------------- reading
+
+Result<size_t> DataPath::ReadFull(const SharedFd& fd, uint64_t off,
+                                  std::span<char> buf) {
+  size_t done = 0;
+  while (done < buf.size()) {
+    ASSIGN_OR_RETURN(size_t n, sys_->PRead(fd->Get(), buf.data() + done,
+                                           buf.size() - done,
+                                           static_cast<off_t>(off + done)));
+    if (n == 0)
+      break;
+    done += n;
+  }
+  return done;
+}
+
+Result<size_t> DataPath::Read(FileId id, uint64_t off, std::span<char> buf) {
+  if (!Split()) {
+    ASSIGN_OR_RETURN(SharedFd fd, AloneFd(id));
+    return ReadFull(fd, off, buf);
+  }
+  FileRef r = table_->Find(id);
+  if (!r) {
+    ASSIGN_OR_RETURN(SharedFd fd, source_->Data(id));
+    ASSIGN_OR_RETURN(size_t n, ReadFull(fd, off, buf));
+    r = table_->Find(id);
+    if (!r)
+      return n;  // still the source's alone
+  }
+  TRY(ledger_->Load(*r));
+  return ReadRecord(*r, off, buf);
+}
+
+Result<size_t> DataPath::ReadRecord(FileRecord& r, uint64_t off,
+                                    std::span<char> buf) {
+  for (;;) {
+    uint64_t version;
+    size_t len;
+    std::vector<ByteMap::Segment> segments;
+    {
+      MutexLock lock(r.mu);
+      version = r.version;
+      if (off >= r.facts.size)
+        return size_t{0};
+      len = std::min<uint64_t>(buf.size(), r.facts.size - off);
+      segments = r.facts.map.Split(off, len);
+    }
+    Status status;
+    for (const ByteMap::Segment& segment : segments) {
+      bool source = segment.owner == ByteMap::Owner::kSource;
+      auto fd = source ? source_->Data(r.id) : objects_->Data(r.id);
+      if (!fd) {
+        status = core::Fail(std::move(fd).error());
+        break;
+      }
+      std::span<char> part = buf.subspan(segment.off - off, segment.len);
+      Result<size_t> n = ReadFull(*fd, segment.off, part);
+      if (!n) {
+        status = core::Fail(std::move(n).error());
+        break;
+      }
+      // A side that ends early has zeros there: the other one says the size.
+      std::memset(part.data() + *n, 0, part.size() - *n);
+    }
+    MutexLock lock(r.mu);
+    if (r.version == version || !ledger_->switches().version_recheck) {
+      if (!status)
+        return core::Fail(std::move(status).error());
+      return len;
+    }
+  }
+}
+
+Result<off_t> DataPath::LSeek(FileId id, off_t off, int whence) {
+  if (whence != SEEK_DATA && whence != SEEK_HOLE)
+    return core::FailSys(EINVAL, "lseek: only SEEK_DATA and SEEK_HOLE");
+  if (off < 0)
+    return core::FailSys(ENXIO, "lseek");
+  if (!Split()) {
+    ASSIGN_OR_RETURN(SharedFd fd, AloneFd(id));
+    return sys_->LSeek(fd->Get(), off, whence);
+  }
+  FileRef r = table_->Find(id);
+  if (!r) {
+    ASSIGN_OR_RETURN(SharedFd fd, source_->Data(id));
+    auto pos = sys_->LSeek(fd->Get(), off, whence);
+    r = table_->Find(id);
+    if (!r)
+      return pos;
+  }
+  TRY(ledger_->Load(*r));
+  return SeekSplit(*r, static_cast<uint64_t>(off), whence);
+}
+
+Result<off_t> DataPath::SeekSplit(FileRecord& r, uint64_t off, int whence) {
+  for (;;) {
+    uint64_t version, size;
+    std::vector<ByteMap::Segment> segments;
+    {
+      MutexLock lock(r.mu);
+      version = r.version;
+      size = r.facts.size;
+      if (off >= size)
+        return core::FailSys(ENXIO, "lseek");
+      segments = r.facts.map.Split(off, size - off);
+    }
+    uint64_t found = size;
+    for (const ByteMap::Segment& segment : segments) {
+      bool source = segment.owner == ByteMap::Owner::kSource;
+      ASSIGN_OR_RETURN(SharedFd fd,
+                       source ? source_->Data(r.id) : objects_->Data(r.id));
+      auto pos = sys_->LSeek(fd->Get(), static_cast<off_t>(segment.off),
+                             whence);
+      uint64_t end = segment.off + segment.len, at = end;
+      if (pos)
+        at = std::min(static_cast<uint64_t>(*pos), end);
+      else if (pos.error().sys_errno != ENXIO)
+        return pos;
+      else if (whence == SEEK_HOLE)
+        at = segment.off;  // this side ends before: zeros from here on
+      if (at < end) {
+        found = at;
+        break;
+      }
+    }
+    MutexLock lock(r.mu);
+    if (r.version != version)
+      continue;
+    if (found == size && whence == SEEK_DATA)
+      return core::FailSys(ENXIO, "lseek");
+    return static_cast<off_t>(found);
+  }
+}
+
+// --------------------------------------------------------------- looking
+
+Result<uint64_t> DataPath::SizeOf(FileId id) {
+  if (!Split()) {
+    ASSIGN_OR_RETURN(SharedFd fd, serving_ == Serving::kTargetOnly
+                                      ? objects_->Path(id)
+                                      : source_->Path(id));
+    ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), "", STATX_SIZE));
+    return uint64_t{st.stx_size};
+  }
+  ASSIGN_OR_RETURN(FileRef r, Loaded(id));
+  MutexLock lock(r->mu);
+  return r->facts.size;
+}
+
+Status DataPath::Complete(FileId id, core::Stat* stat) {
+  if (!Split())
+    return {};
+  FileRef r = table_->Find(id);
+  if (!r)
+    return {};
+  TRY(ledger_->Load(*r));
+  MutexLock lock(r->mu);
+  stat->stx_size = r->facts.size;
+  if (!r->facts.pinned)
+    return {};
+  // What the target alone holds counts as data: asking the object for its
+  // blocks might block for as long as the target does.
+  uint64_t end = r->facts.map.local_end();
+  uint64_t alone = r->facts.size > end ? r->facts.size - end : 0;
+  alone += r->facts.map.RemoteBytes();
+  stat->stx_blocks += (alone + 511) / 512;
+  return {};
+}
+
+Status DataPath::NewFile(FileId id) {
+  if (!Split())
+    return {};
+  FileRef r = table_->Get(id);
+  MutexLock lock(r->mu);
+  FileFacts facts;
+  facts.size_known = facts.pinned = facts.fresh = facts.sync_all = true;
+  // Whoever finds no record of it finds an empty source: the same local end.
+  facts.pin_durable = true;
+  facts.source_dirty = DirtyMark(true);
+  facts.clock = r->facts.clock;
+  r->facts = std::move(facts);
+  TRY(ledger_->AppendLocked(*r, state::LocalEndFact{id, 0}));
+  r->facts.pin_seq = r->facts.last_seq;
+  r->version++;
+  return {};
+}
+
+void DataPath::Forget(FileId id) { table_->Forget(id); }
+
+}  // namespace livemv::fusefs
