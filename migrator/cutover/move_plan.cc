@@ -42,9 +42,7 @@ class Planner {
     std::vector<std::string> stays(holders_.size());
     for (size_t i = 0; i < holders_.size(); ++i) {
       proc::Verdict verdict = proc::Judge(holders_[i], written);
-      if (rules_.accepted.contains(holders_[i].pid))
-        stays[i] = "accepted as it is";
-      else if (verdict.movability == proc::Movability::kBlocks)
+      if (verdict.movability == proc::Movability::kBlocks)
         stays[i] = verdict.Line();
     }
     held_back_ = HeldBack(holders_, stays);
@@ -161,11 +159,6 @@ bool HasSeats(const proc::Holder& holder) {
     if (task.cwd || !task.fds.empty())
       return true;
   return false;
-}
-
-bool MayStay(const proc::Holder& holder, const std::set<uint64_t>& written) {
-  return !HasSeats(holder) &&
-         proc::Judge(holder, written).movability != proc::Movability::kBlocks;
 }
 
 }  // namespace livemv::cutover

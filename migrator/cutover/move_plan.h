@@ -9,7 +9,6 @@
 // Thread contract: free functions over values.
 
 #include <cstdint>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -54,7 +53,6 @@ struct PlanRules {
   // Directories of holders in other mount namespaces wait for a later round,
   // when the mount they are to lie on is visible there.
   bool defer_foreign_directories = false;
-  std::set<pid_t> accepted;  // left where they are
 };
 
 // holders: with description numbers. Those whose verdict is kBlocks are left.
@@ -68,8 +66,5 @@ int ReopenFlags(int flags, bool directory);
 // Whether it has a working directory or a descriptor in the tree, so that
 // re-anchoring would change something.
 bool HasSeats(const proc::Holder& holder);
-// Descriptors, root or mappings by which it could change the tree or see
-// changes: all but text, private and read-only mappings and the exe link.
-bool MayStay(const proc::Holder& holder, const std::set<uint64_t>& written);
 
 }  // namespace livemv::cutover

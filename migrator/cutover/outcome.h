@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ struct Outcome {
   size_t seats_moved = 0;      // descriptors and working directories
   int rounds = 0;              // freezes
   std::vector<trace::Pause> pauses;  // of every round, in order
+  // Why something of a process was left where it was, by the last round that
+  // left it.
+  std::map<pid_t, std::string> left;
   std::vector<Straggler> stragglers;
   // Went wrong after the commit, or is less than one would wish: for the log
   // and the status.

@@ -23,7 +23,11 @@ namespace livemv::cutover {
 struct ReturnRequest {
   std::string dir;
   int source_dir_fd = -1;  // see AttachRequest
+  proc::TreeRef source;
   proc::TreeRef overlay_tree;
+  // The target's mount if a cutover was tried: it may lie beneath the overlay
+  // and is taken off with it. May be null.
+  const mount::MountFd* target = nullptr;
   std::set<pid_t> own;
   bool commit_source = true;  // abort; false: redirect never began
   int64_t pause_ns = 200'000'000;

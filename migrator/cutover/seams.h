@@ -30,7 +30,8 @@ class ProcessScanner {
       const proc::TreeRef& tree, const proc::Options& options) = 0;
   virtual core::Result<proc::Holder> CaptureOne(
       const proc::TreeRef& tree, pid_t pid, const proc::Options& options) = 0;
-  virtual core::Status Identify(std::vector<proc::Holder>* holders) = 0;
+  virtual core::Status Identify(std::vector<proc::Holder>* holders,
+                                bool frozen) = 0;
   // Children of all its threads; empty if it is gone.
   virtual std::vector<pid_t> ChildrenOf(pid_t pid) = 0;
   virtual core::Result<uint64_t> OwnMountNamespace() = 0;

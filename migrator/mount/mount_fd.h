@@ -37,6 +37,13 @@ class MountNamespace {
  public:
   // kGone if there is no such process.
   static core::Result<MountNamespace> Of(pid_t pid);
+  MountNamespace() = default;
+  MountNamespace(core::UniqueFd ns, core::UniqueFd root, uint64_t inode,
+                 pid_t witness)
+      : ns_(std::move(ns)),
+        root_(std::move(root)),
+        inode_(inode),
+        witness_(witness) {}
   uint64_t inode() const { return inode_; }
   // A process that was in it; messages only, it may have ended.
   pid_t witness() const { return witness_; }

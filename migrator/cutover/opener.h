@@ -1,0 +1,98 @@
+#pragma once
+
+// New descriptions by the plan: where they come from, and the stock of those
+// opened before the freeze.
+//
+// Thread contract: one thread.
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "migrator/cutover/move_plan.h"
+#include "migrator/cutover/seams.h"
+
+namespace livemv::cutover {
+
+// What a want must be opened on to fit: equal keys can stand for each other.
+// The object's handle has a generation: a number that the filesystem gave to a
+// new file meanwhile does not match.
+struct WantKey {
+  std::string object;
+  int flags = 0;
+  uint64_t view = 0;
+  auto operator<=>(const WantKey&) const = default;
+};
+
+struct Opening {
+  const Want* want = nullptr;
+  const WantKey* key = nullptr;
+  core::UniqueFd fd;     // the result; empty: could not be opened
+  std::string why_not;
+};
+
+class Opener {
+ public:
+  virtual ~Opener() = default;
+  // Opens what can be opened; an error only if none of it can be.
+  virtual core::Status Open(std::vector<Opening>* openings) = 0;
+  // Whether Open may be called while processes are frozen: nothing in it may
+  // wait for the target.
+  virtual bool AllowedInFreeze() const = 0;
+};
+
+// Where directories of holders in other mount namespaces are opened: the path
+// of the tree's root there.
+using Views = std::map<uint64_t, std::pair<pid_t, std::string>>;
+
+// By path below a directory, told by inode number: the overlay at attach, the
+// source at a return.
+class PathOpener : public Opener {
+ public:
+  PathOpener(DescriptorOps* files, int root_fd, const Views* views)
+      : files_(files), root_fd_(root_fd), views_(views) {}
+  core::Status Open(std::vector<Opening>* openings) override;
+  bool AllowedInFreeze() const override { return true; }
+
+ private:
+  DescriptorOps* files_;
+  int root_fd_;
+  const Views* views_;
+};
+
+// By the worker, on the target; ids come from the overlay's file handles.
+class TargetOpener : public Opener {
+ public:
+  TargetOpener(OverlayControl* overlay, DescriptorOps* files, Clock* clock,
+               const Views* views)
+      : overlay_(overlay), files_(files), clock_(clock), views_(views) {}
+  core::Status Open(std::vector<Opening>* openings) override;
+  bool AllowedInFreeze() const override { return false; }
+
+ private:
+  OverlayControl* overlay_;
+  DescriptorOps* files_;
+  Clock* clock_;
+  const Views* views_;
+};
+
+// The nodeid in a FUSE file handle as DescriptorOps::ObjectAt gives it;
+// kNoFile if it is none.
+state::FileId FileIdOf(const std::string& object);
+// ObjectAt's form of a handle: the type in four bytes, then the handle.
+std::string ObjectName(int type, const void* bytes, size_t len);
+
+// Descriptions opened before the freeze, by key.
+class Stock {
+ public:
+  void Put(WantKey key, core::UniqueFd fd);
+  core::UniqueFd Take(const WantKey& key);  // empty if there is none
+  size_t size() const { return stock_.size(); }
+
+ private:
+  std::multimap<WantKey, core::UniqueFd> stock_;
+};
+
+}  // namespace livemv::cutover

@@ -1,0 +1,389 @@
+#include "migrator/cutover/round.h"
+
+#include <fcntl.h>
+
+#include <map>
+#include <set>
+
+#include "core/fault_points.h"
+#include "core/log.h"
+#include "migrator/proc/verdict.h"
+
+namespace livemv::cutover {
+
+using core::ErrorCode;
+using core::Fail;
+using core::Result;
+using core::Status;
+using core::UniqueFd;
+
+namespace {
+
+Status Pass(const char* fault) {
+  return fault[0] == '\0' ? Status{} : core::FaultPoint(fault);
+}
+
+// A child that was forked between the scan and the freeze shares its parent's
+// descriptions; it may have forked too. A fork bomb is left to the next round.
+constexpr int kGenerations = 8;
+
+class Round {
+ public:
+  Round(const Deps& deps, const RoundRequest& request, RoundReport* report)
+      : deps_(deps), request_(request), report_(report) {}
+
+  Status Run() {
+    // The guardian is forked before anything is opened on the target: a
+    // process that has such files cannot exit while the server is away.
+    if (!request_.holders.empty()) {
+      ASSIGN_OR_RETURN(frozen_set_, deps_.make_frozen_set());
+    }
+    TRY(OpenAhead());
+    TRY(Pass(request_.faults.opened));
+    TRY(deps_.Continue("before the freeze"));
+    core::HoldLogs();
+    Status status = Freeze();
+    if (status)
+      status = Change();
+    if (!status)
+      PutBack();
+    else
+      Finish();
+    core::ReleaseLogs();
+    return status;
+  }
+
+ private:
+  Status OpenAhead() {
+    std::vector<proc::Holder> all = request_.holders;
+    all.insert(all.end(), request_.bystanders.begin(),
+               request_.bystanders.end());
+    MovePlan plan = PlanMoves(all, request_.rules);
+    std::vector<WantKey> keys = Keys(plan, nullptr);
+    std::vector<Opening> openings;
+    for (size_t i = 0; i < plan.wants.size(); ++i) {
+      if (keys[i].object.empty())
+        continue;  // its process is gone, or has closed it
+      openings.push_back({&plan.wants[i], &keys[i], {}, {}});
+      if (!plan.wants[i].cwd && deps_.files->HasOwner(plan.wants[i].sample))
+        owned_.insert(keys[i]);
+    }
+    TRY(request_.opener->Open(&openings));
+    for (Opening& o : openings) {
+      if (o.fd)
+        stock_.Put(*o.key, std::move(o.fd));
+      else
+        why_not_[*o.key] = o.why_not;
+    }
+    return {};
+  }
+
+  // The key of every want; an empty object for one that cannot be told, with
+  // the reason in *left.
+  std::vector<WantKey> Keys(const MovePlan& plan,
+                            std::vector<std::string>* reasons) {
+    std::vector<WantKey> keys(plan.wants.size());
+    if (reasons != nullptr)
+      reasons->resize(plan.wants.size());
+    for (size_t i = 0; i < plan.wants.size(); ++i) {
+      const Want& want = plan.wants[i];
+      auto object = deps_.files->ObjectAt(want.sample);
+      if (object)
+        keys[i] = {std::move(*object), want.flags, want.view};
+      else if (reasons != nullptr)
+        (*reasons)[i] = object.error().ToString();
+    }
+    return keys;
+  }
+
+  Status Freeze() {
+    start_ns_ = deps_.clock->NowNs();
+    deadline_ns_ = start_ns_ + request_.pause_ns;
+    std::vector<pid_t> pids;
+    for (const proc::Holder& holder : request_.bystanders)
+      seen_.insert(holder.pid);
+    for (const proc::Holder& holder : request_.holders)
+      pids.push_back(holder.pid);
+    for (int i = 0; i < kGenerations && !pids.empty(); ++i) {
+      TRY(FreezeThese(pids));
+      ASSIGN_OR_RETURN(pids, LookAgain(pids));
+    }
+    return Pass(request_.faults.frozen);
+  }
+
+  Status FreezeThese(const std::vector<pid_t>& pids) {
+    report_->froze = true;
+    std::vector<trace::Unstopped> unstopped;
+    Status status = frozen_set_->Freeze(pids, deadline_ns_, &unstopped);
+    if (status)
+      return status;
+    std::string names;
+    for (const trace::Unstopped& u : unstopped)
+      names += (names.empty() ? ": process " : ", process ") +
+               std::to_string(u.pid) + " " + u.reason;
+    core::Error error = std::move(status).error();
+    error.what += names;
+    return Fail(std::move(error));
+  }
+
+  // Reads what the frozen processes hold now; gives their children that hold
+  // something too.
+  Result<std::vector<pid_t>> LookAgain(const std::vector<pid_t>& pids) {
+    std::vector<pid_t> children;
+    for (pid_t pid : pids) {
+      seen_.insert(pid);
+      auto holder = Look(pid, true);
+      if (!holder && holder.error().code == ErrorCode::kGone)
+        continue;
+      if (!holder)
+        return Fail(std::move(holder).error());
+      frozen_.push_back(std::move(*holder));
+    }
+    for (pid_t pid : pids)
+      for (pid_t child : deps_.scanner->ChildrenOf(pid)) {
+        if (!seen_.insert(child).second)
+          continue;
+        auto holder = Look(child, false);
+        if (holder && HasSeats(*holder))
+          children.push_back(child);
+      }
+    return children;
+  }
+
+  Result<proc::Holder> Look(pid_t pid, bool frozen) {
+    proc::Options options;
+    options.frozen = frozen;
+    // Kept short, the others wait: watches and sockets were looked at by the
+    // scan, and will be by the next.
+    options.watches = false;
+    options.sockets = false;
+    options.descriptions = false;
+    ASSIGN_OR_RETURN(proc::Holder holder,
+                     deps_.scanner->CaptureOne(request_.from, pid, options));
+    if (frozen)
+      holder.tracer = 0;  // that is us
+    return holder;
+  }
+
+  Status Change() {
+    if (request_.gate) {
+      // Closed also by a call that failed late; OpenGate does no harm.
+      gated_ = true;
+      ASSIGN_OR_RETURN(FlushReport drained,
+                       deps_.overlay->DrainAndGate(deadline_ns_));
+      if (drained.redo_left != 0 || drained.bytes_left != 0)
+        return Fail(ErrorCode::kConflict,
+                    "the target lacks " + std::to_string(drained.bytes_left) +
+                        " bytes and " + std::to_string(drained.redo_left) +
+                        " records after the drain");
+      TRY(Pass(request_.faults.gated));
+    }
+    TRY(Supply());
+    if (request_.before_swap)
+      TRY(request_.before_swap(deadline_ns_));
+    if (!moves_.empty())
+      TRY(frozen_set_->Swap(moves_));
+    TRY(Pass(request_.faults.swapped));
+    for (const auto& [seat, fd] : installed_)
+      TRY(deps_.files->Verify(seat, fd));
+    TRY(deps_.Continue("before the commit"));
+    if (deps_.clock->NowNs() > deadline_ns_)
+      return Fail(ErrorCode::kTimeout,
+                  "the pause of " +
+                      std::to_string(request_.pause_ns / 1'000'000) +
+                      " ms was not enough");
+    if (request_.before_commit) {
+      steps_begun_ = true;
+      TRY(request_.before_commit(deadline_ns_));
+    }
+    return {};
+  }
+
+  // Gives every want its description and sets the positions.
+  Status Supply() {
+    if (request_.all_must_move)
+      TRY(RefuseStragglers());
+    TRY(AddBystanders());
+    MovePlan plan = PlanMoves(frozen_, request_.rules);
+    std::vector<std::string> reasons;
+    std::vector<WantKey> keys = Keys(plan, &reasons);
+    std::vector<UniqueFd> fds(plan.wants.size());
+    std::vector<Opening> missing;
+    std::vector<size_t> missing_at;
+    for (size_t i = 0; i < plan.wants.size(); ++i) {
+      if (keys[i].object.empty())
+        continue;
+      fds[i] = stock_.Take(keys[i]);
+      if (fds[i])
+        continue;
+      auto before = why_not_.find(keys[i]);
+      reasons[i] = before != why_not_.end()
+                       ? before->second
+                       : "opened while the move was being prepared";
+      if (request_.opener->AllowedInFreeze()) {
+        missing.push_back({&plan.wants[i], &keys[i], {}, {}});
+        missing_at.push_back(i);
+      }
+    }
+    if (!missing.empty())
+      TRY(request_.opener->Open(&missing));
+    for (size_t n = 0; n < missing.size(); ++n) {
+      fds[missing_at[n]] = std::move(missing[n].fd);
+      if (!missing[n].why_not.empty())
+        reasons[missing_at[n]] = missing[n].why_not;
+    }
+    for (size_t i = 0; i < fds.size(); ++i)
+      if (fds[i])
+        TRY(Prepare(plan.wants[i], keys[i], fds[i].Get()));
+    MakeMoves(plan, fds, reasons);
+    report_->left.insert(report_->left.end(), plan.left.begin(),
+                         plan.left.end());
+    supplied_ = std::move(fds);
+    return {};
+  }
+
+  // They run on, so which descriptions they share cannot be told by position.
+  Status AddBystanders() {
+    bool all_frozen = true;
+    for (const proc::Holder& bystander : request_.bystanders) {
+      auto holder = Look(bystander.pid, false);
+      if (!holder && holder.error().code == ErrorCode::kGone)
+        continue;
+      if (!holder)
+        return Fail(std::move(holder).error());
+      frozen_.push_back(std::move(*holder));
+      all_frozen = false;
+    }
+    return deps_.scanner->Identify(&frozen_, all_frozen);
+  }
+
+  // An accepted straggler is not among the frozen; these are new ones.
+  Status RefuseStragglers() {
+    std::set<uint64_t> written = proc::WrittenInodes(frozen_);
+    for (const proc::Holder& holder : frozen_) {
+      proc::Verdict verdict = proc::Judge(holder, written);
+      if (verdict.movability == proc::Movability::kBlocks)
+        return Fail(ErrorCode::kConflict,
+                    "process " + std::to_string(holder.pid) + " (" +
+                        holder.comm + ") cannot be moved any more: " +
+                        verdict.Line());
+    }
+    return {};
+  }
+
+  Status Prepare(const Want& want, const WantKey& key, int fd) {
+    if (want.cwd)
+      return {};
+    if (!want.directory && (want.flags & O_PATH) == 0)
+      TRY(deps_.files->SetPosition(fd, want.position));
+    if (owned_.contains(key))
+      TRY(deps_.files->CopyOwner(want.sample, fd));
+    return {};
+  }
+
+  void MakeMoves(const MovePlan& plan, const std::vector<UniqueFd>& fds,
+                 const std::vector<std::string>& reasons) {
+    std::map<std::pair<pid_t, pid_t>, trace::Move> moves;
+    for (const Placement& p : plan.placements) {
+      if (!fds[p.want]) {
+        report_->left.push_back({p.seat, reasons[p.want]});
+        continue;
+      }
+      int fd = fds[p.want].Get();
+      trace::Move& move = moves[{p.seat.pid, p.seat.tid}];
+      move.pid = p.seat.pid;
+      move.tid = p.seat.tid;
+      if (p.seat.number < 0)
+        move.cwd = fd;
+      else
+        move.fds.push_back({p.seat.number, fd, p.cloexec});
+      installed_.push_back({p.seat, fd});
+    }
+    for (auto& [key, move] : moves)
+      moves_.push_back(std::move(move));
+  }
+
+  void Tell(const Status& status, const char* what) {
+    if (!status)
+      report_->warnings.push_back(std::string(what) + ": " +
+                                  status.error().ToString());
+  }
+
+  void Thaw() {
+    if (!report_->froze)
+      return;
+    auto pauses = frozen_set_->Thaw();
+    if (pauses)
+      report_->pauses = std::move(*pauses);
+    else
+      Tell(Fail(std::move(pauses).error()), "let the processes go on");
+  }
+
+  // Everybody as before. A step that fails here has nothing left to fall back
+  // on, so all are taken and their failures reported.
+  void PutBack() {
+    if (report_->froze)
+      Tell(frozen_set_->Undo(), "put the processes back");
+    if (steps_begun_ && request_.take_back)
+      request_.take_back();
+    bool revoke = steps_begun_ && request_.revoke;
+    if (gated_ && !revoke)
+      Tell(deps_.overlay->OpenGate(), "open the gate again");
+    Thaw();
+    if (revoke) {
+      request_.revoke();
+      if (gated_)
+        Tell(deps_.overlay->OpenGate(), "open the gate again");
+    }
+    report_->left.clear();
+  }
+
+  // The commit. From here on nothing is taken back.
+  void Finish() {
+    if (report_->froze)
+      frozen_set_->Commit();
+    report_->committed = true;
+    Tell(Pass(request_.faults.committed), "after the commit");
+    if (request_.after_commit)
+      request_.after_commit();
+    Thaw();
+    if (gated_)
+      Tell(deps_.overlay->OpenGate(), "open the gate");
+    std::set<pid_t> pids;
+    for (const auto& [seat, fd] : installed_)
+      pids.insert(seat.pid);
+    report_->moved.assign(pids.begin(), pids.end());
+    report_->seats = installed_.size();
+  }
+
+  const Deps& deps_;
+  const RoundRequest& request_;
+  RoundReport* report_;
+  std::unique_ptr<trace::FrozenSet> frozen_set_;
+  Stock stock_;
+  std::map<WantKey, std::string> why_not_;
+  std::set<WantKey> owned_;
+  int64_t start_ns_ = 0, deadline_ns_ = 0;
+  std::set<pid_t> seen_;
+  std::vector<proc::Holder> frozen_;
+  std::vector<UniqueFd> supplied_;
+  std::vector<trace::Move> moves_;
+  std::vector<std::pair<Seat, int>> installed_;
+  bool gated_ = false;
+  bool steps_begun_ = false;
+};
+
+}  // namespace
+
+Status Deps::Continue(const char* what) const {
+  if (cancelled && cancelled())
+    return Fail(ErrorCode::kAborted, std::string("asked to stop ") + what);
+  return {};
+}
+
+Status RunRound(const Deps& deps, const RoundRequest& request,
+                RoundReport* report) {
+  return Round(deps, request, report).Run();
+}
+
+}  // namespace livemv::cutover
