@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <string>
@@ -264,6 +265,94 @@ TEST(JournalFile, WithoutAPowerCutRecordsBehindATearAreDamage) {
   other.boot_id = "boot-2";
   EXPECT_FALSE(JournalFile::Open(&disk, kDir, kName, same));
   EXPECT_TRUE(JournalFile::Open(&disk, kDir, kName, other));
+}
+
+// A whole record behind the torn one has the very number that comes after the
+// record written in its place.
+TEST(JournalFile, WhatFollowedATearNeverComesBack) {
+  MemoryDisk disk;
+  auto journal = MustCreate(&disk);
+  uint64_t torn = journal->FileBytes();
+  ASSERT_TRUE(journal->Append(AttrsDirtyFact{7}));
+  ASSERT_TRUE(journal->Append(AttrsDirtyFact{8}));
+  journal.reset();
+  disk.Restart();
+  disk.Content(kName)[torn + 1] ^= 1;
+  auto opened = MustOpen(&disk);
+  EXPECT_EQ(opened.tail.whole_after, 1u);
+  ASSERT_TRUE(opened.journal->Append(AttrsDirtyFact{9}));
+  opened.journal.reset();
+  disk.Restart();
+  auto again = MustOpen(&disk);
+  EXPECT_EQ(again.state.dirty_attrs, (std::unordered_set<FileId>{9}));
+  EXPECT_EQ(again.tail.kind, JournalTail::Kind::kClean);
+}
+
+// Trace V7 of the byte model: a successor acts on a record that is in the page
+// cache only.
+TEST(JournalFile, WhatOpenReadIsDurable) {
+  for (uint32_t seed = 0; seed < 8; seed++) {
+    MemoryDisk disk;
+    auto journal = MustCreate(&disk);
+    ASSERT_TRUE(journal->Append(AttrsDirtyFact{7}));
+    journal.reset();
+    disk.Restart();
+    ASSERT_TRUE(MustOpen(&disk).state.dirty_attrs.contains(7));
+    disk.PowerCut(seed);
+    EXPECT_TRUE(MustOpen(&disk).state.dirty_attrs.contains(7)) << seed;
+  }
+}
+
+TEST(JournalFile, ACompactionWaitsForASyncInFlight) {
+  MemoryDisk disk;
+  auto journal = MustCreate(&disk);
+  Seq seq = *journal->Append(AttrsDirtyFact{7});
+  std::mutex mu;
+  std::condition_variable cv;
+  bool in_sync = false, go_on = false, compacted = false;
+  disk.on_sync = [&] {
+    std::unique_lock lock(mu);
+    if (in_sync)
+      return;  // the compaction's own
+    in_sync = true;
+    cv.notify_all();
+    cv.wait(lock, [&] { return go_on; });
+  };
+  std::thread syncer([&] { EXPECT_TRUE(journal->Sync(seq)); });
+  {
+    std::unique_lock lock(mu);
+    cv.wait(lock, [&] { return in_sync; });
+  }
+  std::thread compactor([&] {
+    EXPECT_TRUE(journal->Compact());
+    std::lock_guard lock(mu);
+    compacted = true;
+    cv.notify_all();
+  });
+  {
+    std::unique_lock lock(mu);
+    EXPECT_FALSE(cv.wait_for(lock, std::chrono::milliseconds(100),
+                             [&] { return compacted; }));
+    go_on = true;
+    cv.notify_all();
+  }
+  syncer.join();
+  compactor.join();
+  EXPECT_TRUE(journal->AppendDurable(AttrsDirtyFact{8}));
+}
+
+TEST(JournalFile, DamageInACompactedJournalIsSeenThoughNothingFollows) {
+  MemoryDisk disk;
+  auto journal = MustCreate(&disk);
+  ASSERT_TRUE(journal->Append(AttrsDirtyFact{7}));
+  ASSERT_TRUE(journal->Compact());
+  uint64_t end = journal->FileBytes();
+  journal.reset();
+  disk.Restart();
+  disk.Content(kName)[end - 1] ^= 1;
+  auto opened = JournalFile::Open(&disk, kDir, kName, Small());
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, core::ErrorCode::kCorrupt);
 }
 
 TEST(JournalFile, CompactionKeepsTheStateAndShrinksTheFile) {
