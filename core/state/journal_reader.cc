@@ -87,6 +87,12 @@ core::Result<std::optional<JournalRecord>> JournalReader::Next() {
   FrameHead head;
   std::string_view body;
   ASSIGN_OR_RETURN(bool whole, FrameAt(offset_, &head, &body));
+  if (!whole) {
+    // A read beside an append is not atomic: it may have got a later page of
+    // it and not yet an earlier one. A second look sees both.
+    buffer_.clear();
+    ASSIGN_OR_RETURN(whole, FrameAt(offset_, &head, &body));
+  }
   if (!whole || head.seq != next_seq_)
     return std::optional<JournalRecord>();
   JournalRecord record;

@@ -191,6 +191,28 @@ TEST(JournalReader, AWholeRecordThatCannotBeReadIsAnErrorNotAnEnd) {
   EXPECT_NE(record.error().what.find("record 1"), std::string::npos);
 }
 
+TEST(JournalReader, AnAppendSeenHalfwayIsLookedAtAgain) {
+  Image image = MakeImage(6, 5);
+  // The first read misses the page that holds the third record.
+  std::string early = image.bytes;
+  std::fill_n(early.begin() + static_cast<long>(image.offsets[2]), 20, '\0');
+  int reads = 0;
+  auto reader = JournalReader::FromSource(
+      [&](void* buf, size_t len, uint64_t off) -> core::Result<size_t> {
+        const std::string& now = reads++ == 0 ? early : image.bytes;
+        size_t n = std::min(len, now.size() - off);
+        std::memcpy(buf, now.data() + off, n);
+        return n;
+      },
+      image.bytes.size());
+  ASSERT_TRUE(reader);
+  for (int i = 0; i < 6; i++) {
+    auto record = reader->Next();
+    ASSERT_TRUE(record && *record) << i;
+  }
+  EXPECT_EQ(reader->Tail()->kind, Kind::kClean);
+}
+
 TEST(JournalReader, AReadErrorIsReportedNotTakenForTheEnd) {
   Image image = MakeImage(3, 0);
   bool fail = false;
