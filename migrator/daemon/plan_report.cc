@@ -219,7 +219,7 @@ std::string PlanJson(const Plan& plan) {
   for (const PlannedHolder& planned : plan.holders)
     holders.push_back(HolderJson(planned));
   const Exit code = plan.Code();
-  Json json{{"dir", plan.dir},
+  Json json{{"source", plan.dir},
             {"target", plan.target},
             {"target_is_nfs", plan.target_is_nfs},
             {"kernel", plan.kernel},

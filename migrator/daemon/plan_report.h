@@ -15,7 +15,7 @@ namespace livemv::daemon {
 // Ends with a newline.
 std::string PlanText(const Plan& plan, size_t columns = 80);
 
-// One JSON object: dir, target, kernel, result ("ok", "warnings", "blocked"),
+// One JSON object: source, target, kernel, result ("ok", "warnings", "blocked"),
 // exit_code, source_volume, target_volume, survey, holders, findings,
 // estimated_seconds.
 // Names that are not UTF-8 have their odd bytes replaced.

@@ -40,7 +40,16 @@ void JudgeHolders(const proc::Snapshot& snapshot, Plan* plan,
                      "see whether it is in the tree: ls -l /proc/" +
                          std::to_string(doubt.pid) + "/fd");
   }
-  for (const proc::Uncertain& unread : snapshot.unreadable)
+  for (const proc::Uncertain& unread : snapshot.unreadable) {
+    // Sandboxes hide it; a PID 1 that works in a data directory is rare, and
+    // one that can be seen and does so blocks.
+    if (unread.pid == 1) {
+      findings->Note("unreadable-process",
+                     "PID 1 does not let itself be looked at (" +
+                         Printable(unread.what) +
+                         ") and is taken to be no holder");
+      continue;
+    }
     findings->Warn(
         "unreadable-process",
         "process " + std::to_string(unread.pid) + " (" +
@@ -48,6 +57,7 @@ void JudgeHolders(const proc::Snapshot& snapshot, Plan* plan,
             ") does not let itself be looked at: " + Printable(unread.what),
         "run livemv on the host, without a security module that "
         "forbids it");
+  }
 }
 
 }  // namespace livemv::daemon

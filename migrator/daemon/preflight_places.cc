@@ -81,10 +81,10 @@ void CheckSourceVolume(const Volume& volume, const mount::MountEntry& mount,
 void CheckRunning(const PlanRequest& request, const std::string& path,
                   const char* role, Findings* findings) {
   for (const RunningMigration& other : request.running) {
-    for (const std::string& theirs : {other.dir, other.target}) {
-      const bool is_dir = theirs.starts_with('/') && path.starts_with('/');
-      if (theirs != path &&
-          !(is_dir && (IsInside(theirs, path) || IsInside(path, theirs))))
+    for (const std::string& name : {other.dir, other.target}) {
+      const std::string theirs = TrimSlashes(name);
+      const bool comparable = theirs.starts_with('/') == path.starts_with('/');
+      if (!comparable || !(IsInside(theirs, path) || IsInside(path, theirs)))
         continue;
       findings->Block(
           "managed",

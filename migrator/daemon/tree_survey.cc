@@ -116,8 +116,8 @@ core::Status Walk::Run(int root) {
   }
   std::vector<Level> levels(1);
   // Its own description: reading moves a position.
-  levels[0].fd = core::UniqueFd(
-      openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  levels[0].fd =
+      core::UniqueFd(openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!levels[0].fd)
     return core::FailSys(errno, "open the root of the tree");
   auto entries = ReadEntries(levels[0].fd.Get());
@@ -170,9 +170,9 @@ core::Status Walk::Visit(std::vector<Level>* levels) {
     Unreadable(path, ELOOP);
     return {};
   }
-  core::UniqueFd fd(openat(level.fd.Get(), entry.name.c_str(),
-                           O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC |
-                               O_NOATIME));
+  core::UniqueFd fd(
+      openat(level.fd.Get(), entry.name.c_str(),
+             O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME));
   if (!fd) {
     if (errno != ENOENT && errno != ENOTDIR)
       Unreadable(path, errno);
@@ -187,8 +187,8 @@ core::Status Walk::Visit(std::vector<Level>* levels) {
   return {};
 }
 
-void Walk::Count(const struct statx& st, const Level& level,
-                 const Entry& entry, const std::string& path) {
+void Walk::Count(const struct statx& st, const Level& level, const Entry& entry,
+                 const std::string& path) {
   if (S_ISREG(st.stx_mode) && st.stx_nlink > 1) {
     LinkedFile& file = linked_[st.stx_ino];
     file.links = st.stx_nlink;
@@ -289,8 +289,8 @@ core::Result<Survey> SurveyTree(int dirfd, const SurveyOptions& options) {
   }
   struct timespec end = {};
   clock_gettime(CLOCK_MONOTONIC, &end);
-  survey.took_ns = (end.tv_sec - begin.tv_sec) * 1'000'000'000 + end.tv_nsec -
-                   begin.tv_nsec;
+  survey.took_ns =
+      (end.tv_sec - begin.tv_sec) * 1'000'000'000 + end.tv_nsec - begin.tv_nsec;
   return survey;
 }
 

@@ -18,13 +18,13 @@ namespace livemv::daemon {
 
 // Paths are relative to the tree's root.
 struct Survey {
-  uint64_t files = 0;  // regular; a hard-linked one once
+  uint64_t files = 0;        // regular; a hard-linked one once
   uint64_t directories = 0;  // the root included
   uint64_t symlinks = 0;
-  uint64_t specials = 0;     // FIFOs, sockets, device nodes
-  uint64_t bytes = 0;        // sizes of regular files
-  uint64_t allocated = 0;    // bytes of disk blocks of all of them
-  uint64_t largest = 0;      // size of the largest file
+  uint64_t specials = 0;   // FIFOs, sockets, device nodes
+  uint64_t bytes = 0;      // sizes of regular files
+  uint64_t allocated = 0;  // bytes of disk blocks of all of them
+  uint64_t largest = 0;    // size of the largest file
   std::string largest_path;
   uint64_t hard_linked = 0;  // regular files with more than one name
   uint64_t with_xattrs = 0;  // objects with user.*, trusted.* or security.*
@@ -32,7 +32,7 @@ struct Survey {
   uint64_t foreign_owners = 0;  // objects not owned by root:root
   size_t longest_name = 0;      // bytes
   std::string longest_name_path;
-  bool case_folding = false;    // the root looks names up without case
+  bool case_folding = false;  // the root looks names up without case
   // Files with more links than names in the tree: somebody can reach them
   // from outside. At most 16 of them, by one of their names.
   std::vector<std::string> outside_links;
@@ -44,9 +44,7 @@ struct Survey {
   uint64_t unreadable_count = 0;
   int64_t took_ns = 0;
 
-  uint64_t Objects() const {
-    return files + directories + symlinks + specials;
-  }
+  uint64_t Objects() const { return files + directories + symlinks + specials; }
 };
 
 struct SurveyOptions {
