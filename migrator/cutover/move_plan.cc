@@ -140,6 +140,11 @@ class Planner {
 
 }  // namespace
 
+MovePlan PlanMoves(const std::vector<proc::Holder>& holders,
+                   const PlanRules& rules) {
+  return Planner(holders, rules).Make();
+}
+
 int ReopenFlags(int flags, bool directory) {
   flags &= ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC);
   // O_PATH keeps only these (fs/open.c, build_open_flags); openat2 refuses

@@ -1,0 +1,378 @@
+#include "migrator/cutover/attach.h"
+
+#include <gmock/gmock.h>
+
+#include "core/fault_points.h"
+#include "tests/unit/migrator/cutover/fake_machine.h"
+
+namespace livemv::cutover {
+namespace {
+
+using ::testing::HasSubstr;
+
+class AttachTest : public ::testing::Test {
+ protected:
+  void TearDown() override { ASSERT_TRUE(core::ArmFaults("")); }
+
+  Outcome Run() {
+    AttachRequest request;
+    request.dir = "/data";
+    request.overlay = &m_.overlay();
+    request.source_dir_fd = kSourceDirFd;
+    request.source = m_.SourceTree();
+    request.overlay_tree = m_.OverlayTree();
+    request.own = {1000};
+    Deps deps = m_.MakeDeps();
+    deps.cancelled = [this] { return cancelled_; };
+    return RunAttach(deps, request);
+  }
+
+  // All on dev, nobody stopped.
+  void ExpectEverybodyOn(dev_t dev) {
+    for (const auto& [pid, p] : m_.processes) {
+      EXPECT_FALSE(p.frozen) << pid;
+      if (p.cwd >= 0) {
+        EXPECT_EQ(m_.descriptions.at(p.cwd).dev, dev) << pid << " cwd";
+      }
+      for (auto [number, id] : p.fds)
+        EXPECT_EQ(m_.descriptions.at(id).dev, dev) << pid << " fd " << number;
+    }
+  }
+
+  FakeMachine m_;
+  bool cancelled_ = false;
+};
+
+TEST_F(AttachTest, MovesEveryHolderKeepsWhatItSeesAndStartsTheRedirect) {
+  m_.Writer(10);
+  FakeProcess& p = m_.Writer(11);
+  p.fds[7] = m_.Open("g", O_RDWR | O_SYNC, 12345);
+  p.cloexec.insert(7);
+  p.fds[8] = m_.Open("sub", O_RDONLY | O_DIRECTORY);
+  p.fds[9] = m_.Open("h", O_PATH);
+  std::string before = m_.Picture();
+
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_TRUE(m_.redirect);
+  EXPECT_EQ(m_.Shown(), kOverlay);
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_EQ(outcome.rounds, 1);
+  EXPECT_EQ(outcome.processes_moved, 2u);
+  EXPECT_EQ(outcome.seats_moved, 7u);
+  EXPECT_EQ(outcome.pauses.size(), 2u);
+  EXPECT_TRUE(outcome.warnings.empty()) << outcome.warnings.front();
+  // Offsets, flags and close-on-exec are as they were, only the tree is not.
+  std::string after = m_.Picture();
+  for (std::string* s : {&before, &after})
+    for (size_t at; (at = s->find(s == &before ? "=1:" : "=2:")) !=
+                    std::string::npos;)
+      s->replace(at, 3, "=T:");
+  EXPECT_EQ(before.substr(0, before.find("ns ")),
+            after.substr(0, after.find("ns ")));
+  EXPECT_EQ(m_.OpenFakeFds(), 0) << "all of ours are closed again";
+}
+
+TEST_F(AttachTest, ADescriptionSharedByProcessesIsOpenedOnceAndStaysShared) {
+  FakeProcess& p = m_.Writer(10);
+  FakeProcess& child = m_.Writer(11);
+  child.fds[3] = p.fds[3];
+  child.fds[4] = p.fds[3];
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.processes[11].fds[3], m_.processes[10].fds[3]);
+  EXPECT_EQ(m_.processes[11].fds[4], m_.processes[10].fds[3]);
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_EQ(m_.Acts("OpenBeneath"), 2) << "one file, one directory";
+}
+
+TEST_F(AttachTest, WithoutHoldersTheOverlayStillGoesOn) {
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status);
+  EXPECT_FALSE(outcome.froze);
+  EXPECT_EQ(m_.Acts("MakeFrozenSet"), 0);
+  EXPECT_EQ(m_.Shown(), kOverlay);
+  EXPECT_TRUE(m_.redirect);
+}
+
+TEST_F(AttachTest, AHolderThatBlocksEndsItWithNothingTouched) {
+  m_.Writer(10);
+  m_.Writer(11).locked = true;
+  std::string before = m_.Picture();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_THAT(outcome.status.error().what, HasSubstr("process 11 (writer)"));
+  ASSERT_EQ(outcome.stragglers.size(), 1u);
+  EXPECT_EQ(outcome.stragglers[0].pid, 11);
+  EXPECT_FALSE(outcome.froze);
+  EXPECT_FALSE(outcome.committed);
+  EXPECT_EQ(m_.Picture(), before);
+  EXPECT_EQ(m_.Acts("MakeFrozenSet") + m_.Acts("AttachAt"), 0);
+}
+
+TEST_F(AttachTest, AHolderThatBlocksForAnInstantIsWaitedFor) {
+  m_.Writer(10).locked = true;
+  m_.then["Capture"] = [this] {
+    m_.then["Capture"] = [this] { m_.processes[10].locked = false; };
+  };
+  ASSERT_TRUE(Run().status);
+  ExpectEverybodyOn(kOverlay);
+}
+
+TEST_F(AttachTest, OurOwnProcessesAndTheirChildrenAreLeftAlone) {
+  m_.Writer(1000);
+  m_.Writer(1001).ppid = 1000;
+  m_.Writer(10);
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.descriptions[m_.processes[1000].cwd].dev, kSource);
+  EXPECT_EQ(m_.descriptions[m_.processes[1001].cwd].dev, kSource);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].cwd].dev, kOverlay);
+}
+
+TEST_F(AttachTest, AProgramOfTheTreeMayStayAndIsNamed) {
+  FakeProcess& p = m_.processes[10];
+  p.text_only = true;
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  ASSERT_EQ(outcome.stragglers.size(), 1u);
+  EXPECT_TRUE(outcome.stragglers[0].may_stay);
+  EXPECT_FALSE(outcome.froze);
+}
+
+TEST_F(AttachTest, AProgramOfTheTreeHasItsDirectoryMovedAllTheSame) {
+  m_.Writer(10).text_only = true;
+  ASSERT_TRUE(Run().status);
+  ExpectEverybodyOn(kOverlay);
+}
+
+TEST_F(AttachTest, AChildForkedBeforeTheFreezeIsMovedInTheSameFreeze) {
+  m_.Writer(10);
+  m_.then["Freeze"] = [this] {
+    m_.processes[11] = m_.processes[10];
+    m_.processes[11].ppid = 10;
+  };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(outcome.rounds, 1);
+  EXPECT_EQ(m_.processes[11].fds[3], m_.processes[10].fds[3]) << "still shared";
+  ExpectEverybodyOn(kOverlay);
+}
+
+TEST_F(AttachTest, WhatIsOpenedBeforeTheFreezeIsOpenedInIt) {
+  m_.Writer(10);
+  m_.then["Freeze"] = [this] {
+    m_.processes[10].fds[5] = m_.Open("late", O_RDWR, 77);
+    m_.descriptions[m_.processes[10].fds[3]].pos = 4242;
+  };
+  ASSERT_TRUE(Run().status);
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].fds[5]].pos, 77);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].fds[3]].pos, 4242)
+      << "the position of the freeze, not of the scan";
+}
+
+TEST_F(AttachTest, AnInodeNumberThatWasGivenToAnotherFileIsNotTakenForIt) {
+  m_.Writer(10);
+  // Closed, removed, and a new file at the same number with other flags.
+  m_.then["Freeze"] = [this] {
+    m_.processes[10].fds.erase(3);
+    m_.processes[10].fds[4] = m_.Open("f10", O_RDWR, 5);
+  };
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].fds[4]].flags, O_RDWR);
+  EXPECT_FALSE(m_.processes[10].fds.contains(3));
+}
+
+TEST_F(AttachTest, AProcessThatAppearsLaterIsMovedBeforeTheRedirect) {
+  m_.Writer(10);
+  m_.then["Thaw"] = [this] { m_.Writer(20); };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status);
+  EXPECT_EQ(outcome.rounds, 2);
+  ExpectEverybodyOn(kOverlay);
+}
+
+TEST_F(AttachTest, TheRedirectWaitsForTwoScansInARowThatFindNobody) {
+  m_.Writer(10);
+  m_.then["Thaw"] = [this] { m_.acts.clear(); };
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.Acts("Capture"), 2);
+  EXPECT_EQ(m_.acts.back(), "StartRedirect");
+}
+
+TEST_F(AttachTest, SignalOwnersAreKept) {
+  m_.Writer(10);
+  m_.owners = true;
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.Acts("CopyOwner"), 1);
+}
+
+TEST_F(AttachTest, AFreezeThatFindsNoQuietMomentIsTriedAgain) {
+  m_.Writer(10);
+  m_.fail["Freeze"] = Broken(ErrorCode::kTimeout);
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(outcome.rounds, 2);
+  ASSERT_EQ(outcome.warnings.size(), 1u);
+  EXPECT_THAT(outcome.warnings[0], HasSubstr("in a long fsync"));
+}
+
+TEST_F(AttachTest, AFreezeThatNeverFindsAQuietMomentIsGivenUp) {
+  m_.Writer(10);
+  m_.fail["Freeze"] = Broken(ErrorCode::kTimeout);
+  m_.fail_always.insert("Freeze");
+  std::string before = m_.Picture();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(outcome.rounds, 5);
+  EXPECT_EQ(m_.Picture(), before);
+}
+
+TEST_F(AttachTest, AHolderThatBecomesUnmovableInTheFreezePutsAllBack) {
+  m_.Writer(10);
+  m_.Writer(11);
+  m_.then["Frozen"] = [this] { m_.processes[11].locked = true; };
+  m_.then["Thaw"] = [this] { m_.processes[11].locked = false; };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(outcome.rounds, 2);
+  EXPECT_THAT(outcome.warnings[0], HasSubstr("cannot be moved any more"));
+}
+
+TEST_F(AttachTest, AHolderThatBlocksAfterTheFirstThawSendsAllBack) {
+  m_.Writer(10);
+  m_.then["Thaw"] = [this] { m_.Writer(20).locked = true; };
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(outcome.status.error().code, ErrorCode::kTimeout);
+  EXPECT_THAT(outcome.status.error().what, HasSubstr("process 20"));
+  EXPECT_FALSE(outcome.committed);
+  EXPECT_EQ(m_.Shown(), kSource);
+  ExpectEverybodyOn(kSource);
+  EXPECT_FALSE(m_.redirect);
+}
+
+TEST_F(AttachTest, StoppedByTheOperatorItPutsAllBack) {
+  m_.Writer(10);
+  m_.then["Thaw"] = [this] {
+    cancelled_ = true;
+    m_.Writer(20);
+  };
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(outcome.status.error().code, ErrorCode::kAborted);
+  EXPECT_FALSE(outcome.committed);
+  EXPECT_EQ(m_.Shown(), kSource);
+  ExpectEverybodyOn(kSource);
+}
+
+TEST_F(AttachTest, APrivateNamespaceGetsTheOverlayAndItsHoldersLieOnIt) {
+  m_.AddNamespace(200, false);
+  m_.Writer(10).ns = 200;
+  m_.Writer(11);
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(m_.Shown(200), kOverlay);
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].cwd].ns, 200u)
+      << "a directory on our mount would lead out of its namespace";
+  EXPECT_EQ(m_.descriptions[m_.processes[11].cwd].ns, kOwnNs);
+}
+
+TEST_F(AttachTest, ANamespaceThatFollowsOursGetsItOnce) {
+  m_.AddNamespace(200, true);
+  m_.Writer(10).ns = 200;
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.MountsAt(200, "/data"), 1u);
+  ExpectEverybodyOn(kOverlay);
+}
+
+TEST_F(AttachTest, ANamespaceThatAppearsLaterIsCovered) {
+  m_.Writer(10);
+  m_.then["Thaw"] = [this] {
+    m_.AddNamespace(300, false);
+    m_.Writer(30).ns = 300;
+  };
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.Shown(300), kOverlay);
+  ExpectEverybodyOn(kOverlay);
+}
+
+TEST_F(AttachTest, TakenOffOnceTheOverlayIsTriedAgainAsACopy) {
+  m_.AddNamespace(200, false);
+  m_.Writer(10).ns = 200;
+  m_.Writer(11);
+  m_.fail["CloneTree"] = Broken(ErrorCode::kConflict);
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(m_.Acts("DetachTop"), 1);
+  EXPECT_EQ(m_.Shown(), kOverlay);
+  EXPECT_EQ(m_.Shown(200), kOverlay);
+  ExpectEverybodyOn(kOverlay);
+}
+
+// Each failure, wherever it strikes: everything is as it was before.
+class AttachFailsTest : public AttachTest,
+                        public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(AttachFailsTest, AndLeavesThingsAsBefore) {
+  m_.Writer(10);
+  FakeProcess& p = m_.Writer(11);
+  p.fds[3] = m_.processes[10].fds[3];
+  p.cloexec.insert(3);
+  m_.AddNamespace(200, false);
+  m_.Writer(12).ns = 200;
+  std::string before = m_.Picture();
+  m_.fail[GetParam()] = Broken();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(outcome.status.error().Errno(), EIO);
+  EXPECT_FALSE(outcome.committed);
+  EXPECT_FALSE(m_.redirect);
+  EXPECT_EQ(m_.Picture(), before);
+  EXPECT_EQ(m_.OpenFakeFds(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Step, AttachFailsTest,
+                         ::testing::Values("Capture", "MakeFrozenSet",
+                                           "Freeze", "Identify", "SetPosition",
+                                           "Swap", "Verify", "AttachAt",
+                                           "CloneTree", "StartRedirect"),
+                         [](const auto& p) { return std::string(p.param); });
+
+class AttachFaultTest : public AttachTest,
+                        public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(AttachFaultTest, LeavesThingsAsBefore) {
+  m_.Writer(10);
+  m_.AddNamespace(200, true);
+  m_.Writer(12).ns = 200;
+  std::string before = m_.Picture();
+  ASSERT_TRUE(core::ArmFaults(std::string(GetParam()) + "=error:5@1"));
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status) << "the fault point was not passed";
+  EXPECT_FALSE(outcome.committed);
+  EXPECT_EQ(m_.Picture(), before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Point, AttachFaultTest,
+                         ::testing::Values("attach.scanned", "attach.frozen",
+                                           "attach.swapped", "attach.mounted",
+                                           "attach.rescanned",
+                                           "attach.redirect"),
+                         [](const auto& p) {
+                           std::string name = p.param;
+                           name[name.find('.')] = '_';
+                           return name;
+                         });
+
+TEST_F(AttachTest, AFaultAfterTheCommitIsToldAndTakesNothingBack) {
+  m_.Writer(10);
+  ASSERT_TRUE(core::ArmFaults("attach.committed=error:5@1"));
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status);
+  EXPECT_EQ(outcome.warnings.size(), 1u);
+  ExpectEverybodyOn(kOverlay);
+}
+
+}  // namespace
+}  // namespace livemv::cutover

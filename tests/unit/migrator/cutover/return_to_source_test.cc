@@ -1,0 +1,164 @@
+#include "migrator/cutover/return_to_source.h"
+
+#include <gmock/gmock.h>
+
+#include "core/fault_points.h"
+#include "tests/unit/migrator/cutover/fake_machine.h"
+
+namespace livemv::cutover {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ReturnTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    m_.PutOverlayOn();
+    request_.dir = "/data";
+    request_.source_dir_fd = kSourceDirFd;
+    request_.source = m_.SourceTree();
+    request_.overlay_tree = m_.OverlayTree();
+    request_.target = &m_.target();
+    request_.own = {1000};
+  }
+  void TearDown() override { ASSERT_TRUE(core::ArmFaults("")); }
+  Outcome Run() { return RunReturn(m_.MakeDeps(), request_); }
+  void ExpectEverybodyOn(dev_t dev) {
+    for (const auto& [pid, p] : m_.processes) {
+      EXPECT_FALSE(p.frozen) << pid;
+      if (p.cwd >= 0) {
+        EXPECT_EQ(m_.descriptions.at(p.cwd).dev, dev) << pid << " cwd";
+      }
+      for (auto [number, id] : p.fds)
+        EXPECT_EQ(m_.descriptions.at(id).dev, dev) << pid << " fd " << number;
+    }
+  }
+
+  FakeMachine m_;
+  ReturnRequest request_;
+};
+
+TEST_F(ReturnTest, BringsEverybodyBackAndTakesTheOverlayOff) {
+  m_.Writer(10, kOverlay);
+  m_.Writer(11, kOverlay).fds[4] = m_.processes[10].fds[3];
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_TRUE(outcome.committed);
+  ExpectEverybodyOn(kSource);
+  EXPECT_EQ(m_.processes[11].fds[4], m_.processes[10].fds[3]);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].fds[3]].pos, 10);
+  EXPECT_EQ(m_.Shown(), kSource);
+  EXPECT_FALSE(m_.gate_closed);
+  EXPECT_EQ(m_.Acts("CommitSource"), 1);
+}
+
+TEST_F(ReturnTest, TheSourceIsTheTruthBeforeAnybodyIsMovedToIt) {
+  m_.Writer(10, kOverlay);
+  m_.then["Swap"] = [this] { EXPECT_EQ(m_.Acts("CommitSource"), 1); };
+  m_.then["CommitSource"] = [this] {
+    EXPECT_TRUE(m_.processes[10].frozen);
+    EXPECT_TRUE(m_.gate_closed);
+  };
+  ASSERT_TRUE(Run().status);
+}
+
+TEST_F(ReturnTest, ATargetBeneathTheOverlayIsTakenOffWithIt) {
+  m_.Writer(10, kOverlay);
+  ASSERT_TRUE(m_.SlideBeneath(m_.target(), {nullptr, "/data"}));
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.Shown(), kSource);
+  EXPECT_EQ(m_.MountsAt(kOwnNs, "/data"), 0u);
+}
+
+TEST_F(ReturnTest, WhoAppearsInBetweenIsBroughtBackToo) {
+  m_.Writer(10, kOverlay);
+  m_.then["Thaw"] = [this] { m_.Writer(20, kOverlay); };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status);
+  EXPECT_EQ(outcome.rounds, 2);
+  ExpectEverybodyOn(kSource);
+}
+
+TEST_F(ReturnTest, AHolderThatCannotBeMovedStaysServedAndIsNamed) {
+  m_.Writer(10, kOverlay);
+  m_.Writer(11, kOverlay).locked = true;
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_TRUE(outcome.committed);
+  EXPECT_EQ(outcome.status.error().code, ErrorCode::kConflict);
+  ASSERT_EQ(outcome.stragglers.size(), 1u);
+  EXPECT_EQ(outcome.stragglers[0].pid, 11);
+  EXPECT_EQ(m_.Shown(), kSource);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].cwd].dev, kSource);
+  m_.processes[11].locked = false;
+  ASSERT_TRUE(Run().status);
+  ExpectEverybodyOn(kSource);
+}
+
+TEST_F(ReturnTest, WhereRedirectNeverBeganNeitherGateNorCommitIsNeeded) {
+  m_.Writer(10, kOverlay);
+  request_.commit_source = false;
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.Acts("DrainAndGate") + m_.Acts("CommitSource"), 0);
+  ExpectEverybodyOn(kSource);
+  EXPECT_EQ(m_.Shown(), kSource);
+}
+
+TEST_F(ReturnTest, AnOverlayThatCannotBeTakenOffIsToldWithItsReason) {
+  m_.Writer(10, kOverlay);
+  request_.commit_source = false;
+  m_.fail["DetachTop"] = Broken();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_FALSE(outcome.committed);
+  EXPECT_THAT(outcome.status.error().what, HasSubstr("broken on purpose"));
+}
+
+class ReturnFailsTest : public ReturnTest,
+                        public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(ReturnFailsTest, AndLeavesEverybodyOnTheOverlay) {
+  m_.Writer(10, kOverlay);
+  std::string before = m_.Picture();
+  m_.fail[GetParam()] = Broken();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_FALSE(outcome.committed);
+  EXPECT_EQ(m_.Picture(), before);
+  EXPECT_EQ(m_.OpenFakeFds(), 0);
+  ASSERT_TRUE(Run().status) << "the next attempt succeeds";
+  ExpectEverybodyOn(kSource);
+}
+
+INSTANTIATE_TEST_SUITE_P(Step, ReturnFailsTest,
+                         ::testing::Values("Capture", "MakeFrozenSet",
+                                           "Freeze", "Identify",
+                                           "DrainAndGate", "CommitSource",
+                                           "Swap", "Verify"),
+                         [](const auto& p) { return std::string(p.param); });
+
+class ReturnFaultTest : public ReturnTest,
+                        public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(ReturnFaultTest, LeavesEverybodyOnTheOverlay) {
+  m_.Writer(10, kOverlay);
+  std::string before = m_.Picture();
+  ASSERT_TRUE(core::ArmFaults(std::string(GetParam()) + "=error:5@1"));
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status) << "the fault point was not passed";
+  EXPECT_EQ(m_.Picture(), before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Point, ReturnFaultTest,
+                         ::testing::Values("abort.opened", "abort.frozen",
+                                           "abort.gated",
+                                           "abort.committed_source",
+                                           "abort.swapped"),
+                         [](const auto& p) {
+                           std::string name = p.param;
+                           name[name.find('.')] = '_';
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace livemv::cutover
