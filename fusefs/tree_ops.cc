@@ -125,7 +125,7 @@ core::Status TreeOps::GiveTo(const Met& met, int dirfd, mode_t mode,
   const bool inherits =
       (parent.stx_mode & S_ISGID) != 0 ||
       (met.st.stx_gid != 0 && met.st.stx_gid == parent.stx_gid);
-  const gid_t gid = inherits ? met.st.stx_gid : caller.gid;
+  const gid_t gid = inherits ? parent.stx_gid : caller.gid;
   const bool chown = met.st.stx_uid != caller.uid || met.st.stx_gid != gid;
   if (chown)
     TRY(sys_->ChOwn(met.fd->Get(), caller.uid, gid));

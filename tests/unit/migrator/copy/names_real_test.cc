@@ -1,0 +1,191 @@
+// The name lane over the real kernel: two directories of one filesystem.
+// Needs root for handles and trusted attributes.
+
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+
+#include "tests/support/name_stage.h"
+
+namespace livemv::fake {
+namespace {
+
+using fusefs::AttrChange;
+using fusefs::Caller;
+
+class RealNames : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0)
+      GTEST_SKIP() << "needs root: open_by_handle_at, trusted attributes";
+    const char* tmp = std::getenv("TMPDIR");
+    base_ = std::string(tmp != nullptr ? tmp : "/tmp") + "/livemv-names-XXXXXX";
+    ASSERT_NE(mkdtemp(base_.data()), nullptr);
+    for (const char* dir : {"/s", "/t", "/j"})
+      std::filesystem::create_directory(base_ + dir);
+    sys_ = core::MakeRealSyscalls();
+    auto probe = Must(sys_->OpenAt(AT_FDCWD, (base_ + "/s").c_str(), O_PATH));
+    if (!sys_->NameToHandle(probe.Get(), "") ||
+        !sys_->SetXattr(probe.Get(), "trusted.livemv-probe", "1", 0))
+      GTEST_SKIP() << base_ << ": no handles or no trusted attributes";
+    MustDo(sys_->RemoveXattr(probe.Get(), "trusted.livemv-probe"));
+    umask_ = umask(0);
+  }
+  void TearDown() override {
+    worker_.reset();
+    umask(umask_);
+    if (!base_.empty())
+      std::filesystem::remove_all(base_);
+  }
+  void Start() {
+    worker_.reset();
+    auto open = [this](const char* dir) {
+      return [this, dir] {
+        return Must(sys_->OpenAt(AT_FDCWD, (base_ + dir).c_str(),
+                                 O_RDONLY | O_DIRECTORY));
+      };
+    };
+    worker_ = std::make_unique<Worker>(
+        sys_.get(), StageRoots{open("/s"), open("/t"), open("/j")}, "boot",
+        true);
+  }
+  void ExpectSettles() {
+    worker_->Settle();
+    EXPECT_EQ(Differences(*worker_), "");
+    EXPECT_EQ(NamesIn(sys_.get(), worker_->objects->SlotsFd()),
+              std::vector<std::string>{});
+  }
+
+  std::string base_;
+  mode_t umask_ = 022;
+  std::unique_ptr<core::Syscalls> sys_;
+  std::unique_ptr<Worker> worker_;
+};
+
+TEST_F(RealNames, ATreeOfEveryKindBecomesTheSame) {
+  const std::string s = base_ + "/s";
+  std::filesystem::create_directories(s + "/d/e/f");
+  for (int i = 0; i < 700; ++i)  // several pieces of a listing
+    std::filesystem::create_symlink("to " + std::to_string(i),
+                                    s + "/d/e/link" + std::to_string(i));
+  ASSERT_EQ(mknod((s + "/d/pipe").c_str(), S_IFIFO | 0620, 0), 0);
+  ASSERT_EQ(mknod((s + "/d/null").c_str(), S_IFCHR | 0666, 0x103), 0);
+  auto fd = Must(sys_->OpenAt(AT_FDCWD, (s + "/file").c_str(),
+                              O_RDWR | O_CREAT, 0644));
+  ASSERT_EQ(link((s + "/file").c_str(), (s + "/d/again").c_str()), 0);
+  MustDo(sys_->SetXattr(fd.Get(), "user.colour", "blue", 0));
+  MustDo(sys_->SetXattr(fd.Get(), "trusted.other", "t", 0));
+  MustDo(sys_->ChOwn(fd.Get(), 1234, 4321));
+  MustDo(sys_->ChMod(fd.Get(), 06751));
+  const timespec old[2] = {{1000, 1}, {2000, 2}};
+  MustDo(sys_->UTimens(fd.Get(), old));
+  Start();
+  ExpectSettles();
+  EXPECT_EQ(worker_->scanner->totals().others, 702u);
+  MustDo(worker_->victims->RemovePrivate());
+  EXPECT_FALSE(
+      std::filesystem::exists(base_ + "/t/" + Worker::kPrivate));
+}
+
+TEST_F(RealNames, DefaultAclsAndGroupsOfDirectoriesAreInherited) {
+  // A default ACL with rwx for everybody: the caller's umask has no effect.
+  struct Acl {
+    uint32_t version = 2;
+    struct {
+      uint16_t tag, perm;
+      uint32_t id;
+    } entry[3] = {{1, 7, ~0u}, {4, 7, ~0u}, {0x20, 7, ~0u}};
+  } acl;
+  const std::string d = base_ + "/s/d";
+  std::filesystem::create_directory(d);
+  if (setxattr(d.c_str(), "system.posix_acl_default", &acl, sizeof acl, 0) != 0)
+    GTEST_SKIP() << "no POSIX ACLs at " << base_;
+  Start();
+  const Caller caller{.uid = 1000, .gid = 1000, .pid = 1, .umask = 077};
+  const FileId dir = Must(worker_->fs->Lookup(kRootId, "d")).id;
+  auto file = Must(worker_->fs->MkNod(dir, "f", S_IFREG | 0666, 0, caller));
+  EXPECT_EQ(file.attr.stx_mode & 07777, 0666);
+  EXPECT_EQ(file.attr.stx_uid, 1000u);
+  auto sub = Must(worker_->fs->MkDir(dir, "sub", 0755, caller));
+  EXPECT_EQ(sub.attr.stx_mode & 07777, 0755);
+  auto bare = Must(worker_->fs->MkNod(kRootId, "f", S_IFREG | 0666, 0, caller));
+  EXPECT_EQ(bare.attr.stx_mode & 07777, 0600);
+  ExpectSettles();
+}
+
+TEST_F(RealNames, RandomChangesAreFollowedAcrossRestarts) {
+  std::filesystem::create_directories(base_ + "/s/a/b/c");
+  std::filesystem::create_directories(base_ + "/s/b/a");
+  Start();
+  std::mt19937_64 rng(7);
+  auto name = [&rng] { return std::string(1, "abc"[rng() % 3]); };
+  auto dir = [&] {
+    FileId id = kRootId;
+    for (uint64_t depth = rng() % 4; depth > 0; --depth) {
+      auto next = worker_->fs->Lookup(id, name().c_str());
+      if (!next || !S_ISDIR(next->attr.stx_mode))
+        break;
+      id = next->id;
+    }
+    return id;
+  };
+  for (int step = 0; step < 1500; ++step) {
+    if (step % 500 == 250)
+      Start();
+    worker_->applier->Step();
+    worker_->scanner->Step();
+    fusefs::OverlayFs& fs = *worker_->fs;
+    const Caller caller{.uid = 1, .gid = 1, .pid = 1, .umask = 022};
+    // Errors are the application's.
+    switch (rng() % 9) {
+      case 0:
+        (void)fs.MkDir(dir(), name().c_str(), 0777, caller);
+        break;
+      case 1: {
+        auto made = fs.Create(dir(), name().c_str(), O_RDWR | O_EXCL, 0666,
+                              caller);
+        if (made) {
+          (void)fs.Write(made->first.id, 0, std::string_view("text"), 0, false);
+          fs.Release(made->first.id, made->second.fh);
+        }
+        break;
+      }
+      case 2:
+        (void)fs.SymLink(dir(), name().c_str(), "x", caller);
+        break;
+      case 3:
+        (void)fs.Unlink(dir(), name().c_str());
+        break;
+      case 4:
+        (void)fs.RmDir(dir(), name().c_str());
+        break;
+      case 5:
+      case 6:
+        (void)fs.Rename(dir(), name().c_str(), dir(), name().c_str(),
+                        rng() % 4 == 0 ? RENAME_EXCHANGE : 0);
+        break;
+      case 7: {
+        auto what = fs.Lookup(dir(), name().c_str());
+        if (what && !S_ISDIR(what->attr.stx_mode))
+          (void)fs.Link(what->id, dir(), name().c_str());
+        break;
+      }
+      default: {
+        auto what = fs.Lookup(dir(), name().c_str());
+        if (!what || S_ISLNK(what->attr.stx_mode))
+          break;
+        AttrChange change;
+        change.mode = static_cast<mode_t>(rng() % 01000);
+        change.mtime = timespec{static_cast<time_t>(rng() % 1000000), 3};
+        (void)fs.SetAttr(what->id, change, caller);
+      }
+    }
+  }
+  ExpectSettles();
+}
+
+}  // namespace
+}  // namespace livemv::fake

@@ -1,0 +1,561 @@
+// The names rule's counterexamples (N1 to N7) and the hazards of names, each
+// as one short story.
+
+#include <algorithm>
+#include <random>
+
+#include "tests/support/fake_syscalls.h"
+#include "tests/support/name_stage.h"
+
+namespace livemv::fake {
+namespace {
+
+using fusefs::AttrChange;
+using fusefs::Caller;
+using fusefs::Serving;
+
+class Names : public testing::Test {
+ protected:
+  Names() {
+    source_ = sys_.AddFs(FakeSyscalls::Kind::kLocal);
+    target_ = sys_.AddFs(FakeSyscalls::Kind::kNfs);
+    journal_ = sys_.AddFs(FakeSyscalls::Kind::kOrdered);
+  }
+  ~Names() override {
+    sys_.on_call = nullptr;
+    worker_.reset();
+  }
+
+  void Start() {
+    worker_.reset();
+    worker_ = std::make_unique<Worker>(
+        &sys_,
+        StageRoots{[this] { return sys_.OpenRoot(source_); },
+                   [this] { return sys_.OpenRoot(target_); },
+                   [this] { return sys_.OpenRoot(journal_); }},
+        "boot " + std::to_string(boots_), true);
+  }
+  void PowerCut(uint64_t seed) {
+    std::mt19937_64 rng(seed);
+    worker_.reset();
+    sys_.PowerCut(rng);
+    boots_++;
+    Start();
+  }
+  // Before the migration.
+  void PlantDir(const std::string& path) {
+    core::UniqueFd root = sys_.OpenRoot(source_);
+    MustDo(sys_.MkDirAt(root.Get(), path.c_str(), 0755));
+    sys_.MakeAllDurable(source_);
+  }
+  void PlantFile(const std::string& path) {
+    core::UniqueFd root = sys_.OpenRoot(source_);
+    auto fd = Must(sys_.OpenAt(root.Get(), path.c_str(), O_RDWR | O_CREAT,
+                               0644));
+    Must(sys_.PWrite(fd.Get(), path.data(), path.size(), 0));
+    sys_.MakeAllDurable(source_);
+  }
+  FileId Id(const std::string& path) {
+    FileId id = kRootId;
+    for (size_t at = 0; at < path.size();) {
+      size_t end = std::min(path.find('/', at), path.size());
+      id = Must(fs().Lookup(id, path.substr(at, end - at).c_str())).id;
+      at = end + 1;
+    }
+    return id;
+  }
+  fusefs::OverlayFs& fs() { return *worker_->fs; }
+  void ExpectSettles() {
+    worker_->Settle();
+    EXPECT_EQ(Differences(*worker_), "");
+    EXPECT_EQ(NamesIn(&sys_, worker_->objects->SlotsFd()),
+              std::vector<std::string>{});
+  }
+  FileId CreateFile(FileId dir, const char* name, std::string_view text) {
+    auto made = Must(fs().Create(dir, name, O_RDWR | O_EXCL, 0644, {}));
+    if (!text.empty()) {
+      EXPECT_EQ(Must(fs().Write(made.first.id, 0, text, 0, false)),
+                text.size());
+    }
+    fs().Release(made.first.id, made.second.fh);
+    return made.first.id;
+  }
+  int ModeOnTarget(const char* name) {
+    core::Syscalls* sys = &sys_;
+    return Must(sys->StatAt(worker_->objects->RootFd(), name)).stx_mode & 07777;
+  }
+  std::string OnTarget(const std::string& path) {
+    auto ino = sys_.InoOf(target_, path);
+    return ino ? sys_.Content(target_, *ino) : "(missing)";
+  }
+
+  FakeSyscalls sys_;
+  FakeSyscalls::FsId source_, target_, journal_;
+  std::unique_ptr<Worker> worker_;
+  int boots_ = 0;
+};
+
+TEST_F(Names, N1ANameThatTheSourceLostInAPowerCutLeavesTheTarget) {
+  bool met = false;
+  for (uint64_t seed = 1; seed < 60 && !met; ++seed) {
+    Start();
+    worker_->Settle();
+    const std::string name = "n" + std::to_string(seed);
+    Must(fs().MkDir(kRootId, name.c_str(), 0755, {}));
+    while (worker_->applier->Step()) {
+    }
+    ASSERT_TRUE(sys_.InoOf(target_, name).has_value());
+    MustDo(worker_->journal->SyncAll());  // its clean record too
+    PowerCut(seed);
+    met = !sys_.InoOf(source_, name).has_value();
+    ExpectSettles();
+    if (met) {
+      EXPECT_FALSE(sys_.InoOf(target_, name).has_value());
+    }
+  }
+  EXPECT_TRUE(met) << "no power cut took the source's change";
+}
+
+TEST_F(Names, N2AChangeThatOutranTheJournalIsFoundAfterAPowerCut) {
+  PlantFile("f");
+  Start();
+  ExpectSettles();
+  AttrChange change;
+  change.mode = 0600;
+  Must(fs().SetAttr(Id("f"), change, {}));
+  sys_.MakeAllDurable(source_);  // the source's commit comes by itself
+  PowerCut(1);                   // the records after the hot mark may be lost
+  ExpectSettles();
+  EXPECT_EQ(ModeOnTarget("f"), 0600);
+}
+
+TEST_F(Names, N3AnOwedComparisonSurvivesAKillAfterThePowerCut) {
+  PlantDir("d");
+  Start();
+  ExpectSettles();
+  Must(fs().MkDir(Id("d"), "new", 0755, {}));
+  sys_.MakeAllDurable(source_);
+  PowerCut(3);
+  EXPECT_NE(worker_->redo->Count().owed, 0u);
+  Start();  // killed before anything was compared
+  EXPECT_NE(worker_->redo->Count().owed, 0u);
+  ExpectSettles();
+  EXPECT_EQ(worker_->redo->Count().owed, 0u);
+  EXPECT_TRUE(sys_.InoOf(target_, "d/new").has_value());
+}
+
+TEST_F(Names, N4ADestinationInsideTheDirectoryItselfIsParked) {
+  for (const char* dir : {"x", "x/w", "x/w/z", "x/w/z/y", "q"})
+    PlantDir(dir);
+  Start();
+  ExpectSettles();
+  const FileId root = kRootId, w = Id("x/w"), q = Id("q"),
+               y = Id("x/w/z/y");
+  MustDo(fs().Rename(w, "z", q, "z", 0));
+  MustDo(fs().Rename(root, "x", y, "x", 0));
+  // The second one first: on the target y still lies inside x.
+  Must(worker_->applier->SyncEntry(y, "x"));
+  EXPECT_NE(worker_->redo->Count().owed, 0u);
+  ExpectSettles();
+  EXPECT_TRUE(sys_.InoOf(target_, "q/z/y/x/w").has_value());
+}
+
+TEST_F(Names, N4AMoveThatTheSourceLostDoesNotBlockItsReverse) {
+  bool met = false;
+  for (uint64_t seed = 1; seed < 60 && !met; ++seed) {
+    const std::string a = "a" + std::to_string(seed);
+    const std::string b = "b" + std::to_string(seed);
+    PlantDir(a);
+    PlantDir(b);
+    Start();
+    ExpectSettles();
+    MustDo(fs().Rename(kRootId, a.c_str(), Id(b), "c", 0));
+    while (worker_->applier->Step()) {
+    }
+    MustDo(worker_->journal->SyncAll());
+    PowerCut(seed);
+    met = sys_.InoOf(source_, a).has_value();
+    if (met)
+      MustDo(fs().Rename(kRootId, b.c_str(), Id(a), "c", 0));
+    ExpectSettles();
+  }
+  EXPECT_TRUE(met) << "no power cut took the source's rename";
+}
+
+TEST_F(Names, N5ALookTakenDuringAChangeDoesNotBecomeTheLastWord) {
+  PlantFile("x");
+  Start();
+  // The scan looks x up; before it acts the application renames it.
+  bool once = true;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (once && call.fs == target_ && call.name == std::string("RenameAt")) {
+      once = false;
+      MustDo(fs().Rename(kRootId, "x", kRootId, "y", 0));
+    }
+    return 0;
+  };
+  while (worker_->scanner->Step()) {
+  }
+  EXPECT_FALSE(once);
+  ExpectSettles();
+  EXPECT_FALSE(sys_.InoOf(target_, "x").has_value());
+  EXPECT_TRUE(sys_.InoOf(target_, "y").has_value());
+}
+
+TEST_F(Names, N6AFileMovedFromAnUnreadToAReadDirectoryIsPlacedAndCopied) {
+  PlantDir("read");
+  PlantDir("unread");
+  Start();
+  ExpectSettles();
+  // Behind the scan: a directory that no scan will meet again.
+  PlantFile("unread/f");
+  const FileId f = Id("unread/f");
+  EXPECT_FALSE(worker_->objects->Find(f).has_value());
+  worker_->copy_wanted.clear();
+  MustDo(fs().Rename(Id("unread"), "f", Id("read"), "f", 0));
+  while (worker_->applier->Step()) {
+  }
+  EXPECT_TRUE(sys_.InoOf(target_, "read/f").has_value());
+  EXPECT_TRUE(worker_->copy_wanted.contains(f));
+}
+
+TEST_F(Names, N7AnUnfinishedCreationIsFinishedByItsRepetition) {
+  Start();
+  bool once = true;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (once && call.fs == source_ && call.name == std::string("ChOwn")) {
+      once = false;
+      throw Ending{};
+    }
+    return 0;
+  };
+  const Caller caller{.uid = 1000, .gid = 100, .pid = 1, .umask = 027};
+  EXPECT_THROW((void)fs().MkDir(kRootId, "d", 0777, caller), Ending);
+  Start();
+  EXPECT_EQ(Must(fs().Lookup(kRootId, "d")).attr.stx_uid, 0u);
+  for (int twice = 0; twice < 2; ++twice) {
+    auto entry = Must(fs().FinishMake(kRootId, "d", S_IFDIR | 0777, caller));
+    EXPECT_EQ(entry.attr.stx_uid, 1000u);
+    EXPECT_EQ(entry.attr.stx_gid, 100u);
+    EXPECT_EQ(entry.attr.stx_mode & 07777, 0750);
+  }
+  ExpectSettles();
+}
+
+TEST_F(Names, H2AnObjectLivesUntilTheSourcesChangeIsDurable) {
+  Start();
+  CreateFile(kRootId, "f", "precious");
+  ExpectSettles();
+  CreateFile(kRootId, "tmp", "newer");
+  MustDo(fs().Rename(kRootId, "tmp", kRootId, "f", 0));
+  while (worker_->applier->Step()) {
+  }
+  EXPECT_EQ(OnTarget("f"), "newer");
+  // The old object waits in its slot; only a barrier's sync lets it go.
+  EXPECT_EQ(NamesIn(&sys_, worker_->objects->SlotsFd()).size(), 1u);
+  uint64_t syncs = sys_.CallsOf("SyncFs");
+  Must(worker_->victims->Bury());
+  EXPECT_GT(sys_.CallsOf("SyncFs"), syncs);
+  EXPECT_EQ(NamesIn(&sys_, worker_->objects->SlotsFd()).size(), 0u);
+  ExpectSettles();
+}
+
+TEST_F(Names, H10RenamingOverAHardLinkedFileLeavesTheOtherLinkAlone) {
+  Start();
+  const FileId b = CreateFile(kRootId, "b", "the old bytes of b");
+  Must(fs().Link(b, kRootId, "c"));
+  ExpectSettles();
+  CreateFile(kRootId, "a", "a");
+  MustDo(fs().Rename(kRootId, "a", kRootId, "b", 0));
+  ExpectSettles();
+  EXPECT_EQ(OnTarget("b"), "a");
+  EXPECT_EQ(OnTarget("c"), "the old bytes of b");
+}
+
+TEST_F(Names, H11ASubtreeMovedBehindTheWalkIsCopiedWhole) {
+  for (const char* dir : {"walked", "zz", "zz/sub", "zz/sub/deep"})
+    PlantDir(dir);
+  PlantFile("zz/sub/deep/f");
+  Start();
+  // The walk is newest first: give it the root and stop at once.
+  for (int i = 0; i < 4; ++i)
+    worker_->scanner->Step();
+  MustDo(fs().Rename(Id("zz"), "sub", Id("walked"), "sub", 0));
+  ExpectSettles();
+  EXPECT_TRUE(sys_.InoOf(target_, "walked/sub/deep/f").has_value());
+  EXPECT_FALSE(sys_.InoOf(target_, "zz/sub").has_value());
+}
+
+TEST_F(Names, H12AChmodDuringTheCopyOfAttributesWins) {
+  PlantFile("secret");
+  Start();
+  while (worker_->scanner->Step()) {
+  }
+  const FileId id = Id("secret");
+  bool once = true;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (once && call.fs == target_ && call.name == std::string("ChMod")) {
+      once = false;
+      AttrChange change;
+      change.mode = 0600;
+      Must(fs().SetAttr(id, change, {}));
+    }
+    return 0;
+  };
+  ExpectSettles();
+  EXPECT_FALSE(once);
+  EXPECT_EQ(ModeOnTarget("secret"), 0600);
+}
+
+TEST_F(Names, H27AReusedInodeNumberIsAnotherFile) {
+  Start();
+  const FileId first = CreateFile(kRootId, "f", "one");
+  const uint64_t ino = Must(fs().GetAttr(first)).stx_ino;
+  ExpectSettles();
+  MustDo(fs().Unlink(kRootId, "f"));
+  FileId second = state::kNoFile;
+  for (int i = 0; i < 64 && second == state::kNoFile; ++i) {
+    const std::string name = "g" + std::to_string(i);
+    FileId id = CreateFile(kRootId, name.c_str(), "two");
+    if (Must(fs().GetAttr(id)).stx_ino == ino)
+      second = id;
+  }
+  ASSERT_NE(second, state::kNoFile) << "the number never came back";
+  EXPECT_NE(second, first);
+  ExpectSettles();
+  EXPECT_FALSE(worker_->objects->Find(first).has_value());
+}
+
+TEST_F(Names, ADeletedFileKeepsItsBytesWhileItIsOpen) {
+  Start();
+  auto made = Must(fs().Create(kRootId, "f", O_RDWR, 0644, {}));
+  const FileId id = made.first.id;
+  Must(fs().Write(id, 0, std::string_view("still here"), 0, false));
+  ExpectSettles();
+  MustDo(fs().Unlink(kRootId, "f"));
+  worker_->Settle();
+  std::string buf(32, '\0');
+  EXPECT_EQ(Must(fs().Read(id, 0, buf)), 10u);
+  EXPECT_EQ(buf.substr(0, 10), "still here");
+  EXPECT_EQ(Must(fs().GetAttr(id)).stx_nlink, 0u);
+  EXPECT_TRUE(worker_->objects->Find(id).has_value());
+  fs().Release(id, 0);
+  ExpectSettles();
+  EXPECT_FALSE(worker_->objects->Find(id).has_value());
+}
+
+TEST_F(Names, ADeletedDirectoryCanBeLookedAtUntilItIsForgotten) {
+  PlantDir("d");
+  Start();
+  ExpectSettles();
+  const FileId d = Id("d");
+  MustDo(fs().RmDir(kRootId, "d"));
+  EXPECT_TRUE(fs().GetAttr(d).has_value());
+  worker_->Settle();
+  fs().Forget(d);
+  ExpectSettles();
+  EXPECT_FALSE(worker_->objects->Find(d).has_value());
+}
+
+TEST_F(Names, ANameThatTheTargetRefusesIsSetAsideAndTriedAgain) {
+  Start();
+  ExpectSettles();
+  CreateFile(kRootId, "f", "x");
+  sys_.FailNext("RenameAt", target_, EILSEQ);
+  while (worker_->applier->Step()) {
+  }
+  auto aside = worker_->redo->SetAsides(10);
+  ASSERT_EQ(aside.size(), 1u);
+  EXPECT_NE(aside[0].reason.find("EILSEQ"), std::string::npos)
+      << aside[0].reason;
+  MustDo(worker_->barrier->Now());
+  auto why =
+      copy::WhyNamesAreNotSynced(worker_->lane, worker_->scanner.get());
+  ASSERT_TRUE(why.has_value());
+  EXPECT_NE(why->find("set aside"), std::string::npos);
+  // A new change of the entry is reason enough to try.
+  MustDo(fs().Rename(kRootId, "f", kRootId, "g", 0));
+  ExpectSettles();
+  EXPECT_EQ(OnTarget("g"), "x");
+}
+
+TEST_F(Names, ATargetThatFailsForAWhileIsTriedAgain) {
+  Start();
+  ExpectSettles();
+  CreateFile(kRootId, "f", "x");
+  sys_.FailNext("RenameAt", target_, EIO, 2);
+  EXPECT_TRUE(worker_->applier->Step());
+  EXPECT_FALSE(worker_->redo->Count().last_error.empty());
+  EXPECT_EQ(worker_->redo->Count().set_aside, 0u);
+  ExpectSettles();
+}
+
+TEST_F(Names, AStrangersObjectOnTheTargetIsNeverTouched) {
+  Start();
+  ExpectSettles();
+  core::UniqueFd root = sys_.OpenRoot(target_);
+  MustDo(sys_.MkDirAt(root.Get(), "mine", 0700));
+  Must(fs().MkDir(kRootId, "mine", 0755, {}));
+  while (worker_->applier->Step()) {
+  }
+  auto aside = worker_->redo->SetAsides(10);
+  ASSERT_EQ(aside.size(), 1u);
+  EXPECT_NE(aside[0].reason.find("not made by this migration"),
+            std::string::npos);
+  EXPECT_EQ(ModeOnTarget("mine"), 0700);
+}
+
+TEST_F(Names, AnAttributeThatTheTargetCannotHoldDoesNotKeepTheModeFromIt) {
+  PlantFile("f");
+  {
+    core::UniqueFd root = sys_.OpenRoot(source_);
+    auto fd = Must(sys_.OpenAt(root.Get(), "f", O_PATH, 0));
+    MustDo(sys_.SetXattr(fd.Get(), "user.x", "1", 0));
+    MustDo(sys_.ChMod(fd.Get(), 0640));
+  }
+  Start();
+  while (worker_->scanner->Step()) {
+  }
+  sys_.FailNext("SetXattr", target_, EOPNOTSUPP);
+  while (worker_->applier->Step()) {
+  }
+  auto aside = worker_->redo->SetAsides(10);
+  ASSERT_EQ(aside.size(), 1u);
+  EXPECT_NE(aside[0].reason.find("user.x"), std::string::npos);
+  EXPECT_EQ(ModeOnTarget("f"), 0640);
+  // Accepted by the operator.
+  worker_->lane.lose_xattrs = true;
+  sys_.FailNext("SetXattr", target_, EOPNOTSUPP);
+  worker_->redo->RetryAll(false);
+  while (worker_->applier->Step()) {
+  }
+  EXPECT_EQ(worker_->redo->Count().pending, 0u);
+}
+
+TEST_F(Names, TheMarkOfAPlaceholderIsHiddenAndNotCopied) {
+  Start();
+  const FileId id = CreateFile(kRootId, "f", "x");
+  EXPECT_EQ(Must(fs().ListXattr(id)), std::vector<std::string>{});
+  auto got = fs().GetXattr(id, "trusted.livemv");
+  ASSERT_FALSE(got.has_value());
+  EXPECT_EQ(got.error().sys_errno, ENODATA);
+  EXPECT_FALSE(fs().SetXattr(id, "trusted.livemv", "2", 0).has_value());
+  ExpectSettles();
+  auto fd = Must(worker_->objects->Path(id));
+  EXPECT_EQ(Must(sys_.ListXattr(fd->Get())), std::vector<std::string>{});
+}
+
+TEST_F(Names, TheFirstChangeOfADirectoryMarksItHotDurably) {
+  PlantDir("d");
+  Start();
+  ExpectSettles();
+  const FileId d = Id("d");
+  EXPECT_FALSE(worker_->redo->IsHot(d));
+  uint64_t syncs = sys_.CallsOf("FDataSync");
+  Must(fs().MkDir(d, "one", 0755, {}));
+  EXPECT_EQ(sys_.CallsOf("FDataSync"), syncs + 1);
+  EXPECT_TRUE(worker_->redo->IsHot(d));
+  Must(fs().MkDir(d, "two", 0755, {}));
+  EXPECT_EQ(sys_.CallsOf("FDataSync"), syncs + 1);
+  // Not while a record is unapplied.
+  MustDo(worker_->barrier->Now());
+  EXPECT_TRUE(worker_->redo->IsHot(d));
+  ExpectSettles();
+  EXPECT_FALSE(worker_->redo->IsHot(d));
+}
+
+TEST_F(Names, NewFilesBelongToTheCaller) {
+  PlantDir("shared");
+  {
+    core::UniqueFd root = sys_.OpenRoot(source_);
+    auto fd = Must(sys_.OpenAt(root.Get(), "shared", O_PATH, 0));
+    MustDo(sys_.ChOwn(fd.Get(), 7, 70));
+    MustDo(sys_.ChMod(fd.Get(), 02775));
+  }
+  Start();
+  const Caller caller{.uid = 1000, .gid = 100, .pid = 1, .umask = 022};
+  auto plain = Must(fs().MkNod(kRootId, "p", S_IFREG | 0666, 0, caller));
+  EXPECT_EQ(plain.attr.stx_uid, 1000u);
+  EXPECT_EQ(plain.attr.stx_gid, 100u);
+  EXPECT_EQ(plain.attr.stx_mode & 07777, 0644);
+  auto suid = Must(fs().MkNod(kRootId, "s", S_IFREG | 04755, 0, caller));
+  EXPECT_EQ(suid.attr.stx_mode & 07777, 04755);
+  auto dir = Must(fs().MkDir(Id("shared"), "d", 0777, caller));
+  EXPECT_EQ(dir.attr.stx_gid, 70u);
+  EXPECT_EQ(dir.attr.stx_mode & 07777, 02755);
+  auto file = Must(fs().MkNod(Id("shared"), "f", S_IFREG | 0666, 0, caller));
+  EXPECT_EQ(file.attr.stx_gid, 70u);
+  ExpectSettles();
+}
+
+TEST_F(Names, WhileAttachingNothingReachesTheTarget) {
+  PlantFile("f");
+  Start();
+  MustDo(fs().SetServing(Serving::kSourceOnly));
+  EXPECT_EQ(fs().CacheSeconds(), 0);
+  CreateFile(kRootId, "g", "bytes");
+  MustDo(fs().Rename(kRootId, "f", kRootId, "h", 0));
+  EXPECT_EQ(worker_->redo->Count().pending, 0u);
+  EXPECT_EQ(sys_.Content(source_, *sys_.InoOf(source_, "g")), "bytes");
+  auto open = Must(fs().Open(Id("h"), O_RDONLY));
+  EXPECT_TRUE(open.direct_io);
+  fs().Release(Id("h"), open.fh);
+}
+
+TEST_F(Names, AfterCutoverTheTargetAloneIsServed) {
+  PlantDir("d");
+  Start();
+  const FileId f = CreateFile(Id("d"), "f", "bytes");
+  const FileId d = Id("d");
+  ExpectSettles();
+  MustDo(worker_->victims->RemovePrivate());
+  EXPECT_FALSE(sys_.InoOf(target_, Worker::kPrivate).has_value());
+  MustDo(fs().SetServing(Serving::kTargetOnly));
+  // Numbers that stragglers hold go on meaning the same objects.
+  EXPECT_EQ(Id("d"), d);
+  EXPECT_EQ(Id("d/f"), f);
+  std::string buf(5, '\0');
+  EXPECT_EQ(Must(fs().Read(f, 0, buf)), 5u);
+  EXPECT_EQ(buf, "bytes");
+  auto made = Must(fs().Create(d, "new", O_RDWR, 0644, {}));
+  EXPECT_NE(made.first.id & state::kTargetBit, 0u);
+  Must(fs().Write(made.first.id, 0, std::string_view("more"), 0, false));
+  fs().Release(made.first.id, made.second.fh);
+  EXPECT_EQ(OnTarget("d/new"), "more");
+  EXPECT_FALSE(sys_.InoOf(source_, "d/new").has_value());
+  MustDo(fs().Rename(d, "new", kRootId, "moved", 0));
+  EXPECT_EQ(OnTarget("moved"), "more");
+  MustDo(fs().Unlink(kRootId, "moved"));
+  EXPECT_EQ(worker_->redo->Count().pending, 0u);
+}
+
+TEST_F(Names, ADirectoryThatIsNotEmptyOnTheTargetYetGoesWithItsContents) {
+  PlantDir("d");
+  PlantDir("d/e");
+  PlantFile("d/e/f");
+  Start();
+  ExpectSettles();
+  const FileId e = Id("d/e"), d = Id("d");
+  MustDo(fs().Unlink(e, "f"));
+  MustDo(fs().RmDir(d, "e"));
+  MustDo(fs().RmDir(kRootId, "d"));
+  fs().Forget(e);
+  fs().Forget(d);
+  // Only the topmost record is applied: what lies below goes with it.
+  Must(worker_->applier->SyncEntry(kRootId, "d"));
+  EXPECT_EQ(Must(worker_->victims->Bury()), 3u);
+  ExpectSettles();
+}
+
+TEST_F(Names, WhatIsLeftInTheSlotsKeepsThePrivateDirectory) {
+  Start();
+  CreateFile(kRootId, "f", "x");  // has an object and no place yet
+  auto removed = worker_->victims->RemovePrivate();
+  ASSERT_FALSE(removed.has_value());
+  EXPECT_EQ(removed.error().sys_errno, ENOTEMPTY);
+  ExpectSettles();
+  MustDo(worker_->victims->RemovePrivate());
+}
+
+}  // namespace
+}  // namespace livemv::fake
