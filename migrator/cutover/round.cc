@@ -153,8 +153,10 @@ class Round {
   Result<proc::Holder> Look(pid_t pid, bool frozen) {
     proc::Options options;
     options.frozen = frozen;
-    // Kept short, the others wait: watches and sockets were looked at by the
-    // scan, and will be by the next.
+    // Kept short, the others wait: what is left out here was looked at by the
+    // scan and will be by the next. A new mapping matters before the commit of
+    // a cutover, after which it could not be served from the source.
+    options.mappings = request_.gate;
     options.watches = false;
     options.sockets = false;
     options.descriptions = false;

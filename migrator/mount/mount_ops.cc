@@ -14,7 +14,7 @@
 #include <cstdlib>
 #include <fstream>
 
-#include "migrator/mount/mount_calls.h"
+#include "migrator/mount/mount_ops_calls.h"
 #include "migrator/mount/target_mount.h"
 
 namespace livemv::mount {

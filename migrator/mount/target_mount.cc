@@ -13,7 +13,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "migrator/mount/mount_calls.h"
+#include "migrator/mount/mount_ops_calls.h"
 #include "migrator/mount/mount_ops.h"
 
 namespace livemv::mount {

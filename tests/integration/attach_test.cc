@@ -18,6 +18,7 @@
 #include <atomic>
 #include <fstream>
 #include <functional>
+#include <iostream>
 
 #include "core/fault_points.h"
 #include "migrator/cutover/cutover.h"
@@ -311,6 +312,13 @@ class AttachOnKernelTest : public ::testing::Test {
     deps.make_frozen_set = [] { return trace::FrozenSet::Create(); };
     return deps;
   }
+  // For the eye: how long each process stood still.
+  static void Show(const char* what, const Outcome& outcome) {
+    for (const trace::Pause& pause : outcome.pauses)
+      std::cout << what << ": process " << pause.pid << " stood still for "
+                << pause.ns / 1000 << " us\n";
+  }
+
   Outcome Attach() {
     AttachRequest request;
     request.dir = dir_;
@@ -365,8 +373,10 @@ TEST_F(AttachOnKernelTest, ThereAndOnToTheTarget) {
   }
   ExpectTheyWriteOn();
 
+  Show("attach", attached);
   Outcome moved = RunCutover(MakeDeps(), ForCutover());
   ASSERT_TRUE(moved.status) << moved.status.error().ToString();
+  Show("cutover", moved);
   for (const std::string& warning : moved.warnings)
     ADD_FAILURE() << warning;
   EXPECT_TRUE(worker_.truth_target);

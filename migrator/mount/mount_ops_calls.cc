@@ -1,4 +1,4 @@
-#include "migrator/mount/mount_calls.h"
+#include "migrator/mount/mount_ops_calls.h"
 
 #include <fcntl.h>
 #include <sched.h>
