@@ -203,6 +203,12 @@ Timeout FullTimeout(const Registers& made_again) {
   }
 }
 
+bool HasFullTimeout(long nr) {
+  Registers regs{};
+  regs.rax = static_cast<unsigned long long>(nr);
+  return FullTimeout(regs).kind != Timeout::Kind::kNone;
+}
+
 RemotePtr BelowRedZone(const Registers& regs) {
   return RemotePtr((regs.rsp - 128 - 16) & ~uint64_t{15});
 }

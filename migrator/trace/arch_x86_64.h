@@ -86,6 +86,7 @@ struct Timeout {
 Timeout RemainingTimeout(const Registers& regs);
 // For a call that is MadeAgain: its full timeout.
 Timeout FullTimeout(const Registers& made_again);
+bool HasFullTimeout(long nr);
 
 // The address below the stack and its red zone, for 16 bytes.
 RemotePtr BelowRedZone(const Registers& regs);

@@ -67,6 +67,11 @@ core::Status SendFds(int socket, std::span<const int> fds) {
                             " descriptors");
 }
 
+// The points are on the way there; the way back has none.
+core::Status Fault(const char* name, Side side) {
+  return side == Side::kNew ? core::FaultPoint(name) : core::Status{};
+}
+
 // A message header in the scratch mapping, to receive `count` descriptors.
 void FillMessage(Scratch& scratch, RemotePtr at, size_t count) {
   auto remote = [at](size_t offset) {
@@ -152,9 +157,10 @@ std::vector<DescriptorSwap::Item> DescriptorSwap::Missing(Side side) {
     }
     items.push_back({fd.at, with, fd.cloexec});
   }
-  // Changing to the directory where it already is does no harm.
+  // Looking where it is could ask the server; changing to the directory where
+  // it already is does no harm.
   int cwd = side == Side::kNew ? move_.new_cwd : move_.old_cwd;
-  if (cwd >= 0)
+  if (cwd >= 0 && (side == Side::kNew || move_.cwd_touched))
     items.push_back({kCwd, cwd, true});
   return items;
 }
@@ -246,7 +252,11 @@ core::Status DescriptorSwap::RaiseLimit() {
                    memory_.Read<struct rlimit>(limit_at));
   move_.limit_soft = limit.rlim_cur;
   move_.limit_hard = limit.rlim_max;
+  // Two sockets and one descriptor at a time are enough.
+  rlim_t needed = limit.rlim_cur + 3;
   rlim_t wanted = limit.rlim_cur + kMaxFdsPerMessage + 3;
+  if (needed <= limit.rlim_max)
+    wanted = std::min(wanted, limit.rlim_max);
   struct rlimit more = {wanted, std::max(wanted, limit.rlim_max)};
   move_.limit_raised = true;
   // Beyond the hard limit only we may go, and only with CAP_SYS_RESOURCE.
@@ -284,6 +294,7 @@ core::Status DescriptorSwap::Place(const Item& item, int temp) {
       return Fail(ErrorCode::kConflict,
                   "thread " + std::to_string(calls_.tid()) +
                       " received another directory than was sent");
+    move_.cwd_touched = true;
     TRY(calls_.Call("fchdir", SYS_fchdir, {number}, deadline_ns_));
     return {};
   }
@@ -340,13 +351,14 @@ core::Result<size_t> DescriptorSwap::Install(std::span<const Item> items) {
               received * sizeof(int));
   for (size_t i = 0; i < received; ++i) {
     TRY(Place(items[i], temps[i]));
-    TRY(core::FaultPoint("trace.placed"));
+    TRY(Fault("trace.placed", side_));
   }
   TRY(CloseTemps());
   return received;
 }
 
 core::Status DescriptorSwap::To(Side side, int64_t deadline_ns) {
+  side_ = side;
   deadline_ns_ = deadline_ns;
   TRY(calls_.Settle(deadline_ns));
   std::vector<Item> missing = Missing(side);
@@ -356,7 +368,7 @@ core::Status DescriptorSwap::To(Side side, int64_t deadline_ns) {
     TRY(MapScratch());
     std::span<const Item> rest = missing;
     while (!rest.empty()) {
-      TRY(core::FaultPoint("trace.mid_swap"));
+      TRY(Fault("trace.mid_swap", side));
       auto installed = Install(rest);
       if (!installed) {
         bool full = installed.error().sys_errno == EMFILE;
@@ -446,6 +458,8 @@ bool DescriptorSwap::Launch() {
     return false;
   socket_number_ = static_cast<int>((*numbers)[0]);
   RemotePtr table = move_.scratch + offsetof(Scratch, table);
+  if (move_.old_cwd >= 0)
+    move_.cwd_touched = true;
   return WriteTable(*numbers) &&
          calls_.StartProgram(move_.scratch, kScratchBytes, table);
 }
@@ -509,7 +523,7 @@ core::Status SwapTogether(
     // All that were started are seen through.
     if (swap->Launch())
       launched.push_back(swap);
-    if (auto fault = core::FaultPoint("trace.mid_swap"); !fault)
+    if (auto fault = Fault("trace.mid_swap", side); !fault)
       status = std::move(fault);
   }
   running = launched;
@@ -519,7 +533,7 @@ core::Status SwapTogether(
       if (swap->Look() == DescriptorSwap::Progress::kBusy)
         return false;
       swap->StartEnd();
-      if (auto fault = core::FaultPoint("trace.placed"); !fault)
+      if (auto fault = Fault("trace.placed", side); !fault)
         status = std::move(fault);
       return true;
     });

@@ -83,8 +83,8 @@ class DescriptorSwap {
   MoveRecord& move_;
   RemoteMemory memory_;
   int64_t deadline_ns_ = 0;
-  // Of a run.
   Side side_ = Side::kOld;
+  // Of a run.
   std::vector<Item> items_;
   size_t table_calls_ = 0;
   int socket_number_ = -1;  // in the process; -1: the descriptors are sent

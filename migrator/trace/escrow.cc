@@ -108,6 +108,7 @@ void Escrow::Clear() {
     m.state = MoveState::kUnused;
     m.temp_count = 0;
     m.mapping = false;
+    m.cwd_touched = false;
     m.limit_raised = false;
     m.scratch = RemotePtr();
   }

@@ -79,6 +79,7 @@ struct MoveRecord {
   int task_fd;      // pidfd through which its descriptor table is reached
   uint32_t first_fd, fd_count;
   int old_cwd, new_cwd;  // in our table; -1: stays
+  std::atomic<bool> cwd_touched;  // a call that changes it was begun
   RemotePtr scratch;     // a mapping of ours in the process
   std::atomic<bool> mapping;  // a call that makes it was begun
   // RLIMIT_NOFILE as it was, while it is raised for the temporaries.

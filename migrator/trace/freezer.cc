@@ -6,6 +6,8 @@
 #include <string>
 #include <unordered_set>
 
+#include "migrator/trace/restart.h"
+
 namespace livemv::trace {
 namespace {
 
@@ -208,9 +210,22 @@ core::Status Freezer::OnStop(TracedProcess& process, Tracee& thread) {
     return {};
   bool signalled = Deliverable(*task, task->pending | task->shared_pending,
                                task->blocked) != 0;
-  if (signalled && !HasOwnSignalMask(*regs))
+  if (HasOwnSignalMask(*regs)) {
+    // Away with the call's temporary mask: under it a signal would be handled
+    // before the call is made again, which would then not end for it.
+    auto mask = ops_.GetSignalMask(thread.tid);
+    if (!mask || !ops_.SetSignalMask(thread.tid, *mask))
+      return {};  // killed; the parking will see it
+  } else if (signalled) {
     return {};
-  auto set = ops_.SetRegisters(thread.tid, MadeAgain(*regs));
+  }
+  auto sleep = process.sleeps.find(thread.tid);
+  bool known = sleep != process.sleeps.end() &&
+               task->voluntary_switches == sleep->second.switches + 1;
+  auto set = ops_.SetRegisters(
+      thread.tid,
+      MadeAgainAfter(*regs, RemoteMemory(process.pid, thread.tid),
+                     known ? thread.stopped_ns - sleep->second.since_ns : 0));
   if (!set && !IsGone(set.error()))
     return set;
   thread.made_again = true;

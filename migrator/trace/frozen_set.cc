@@ -120,9 +120,12 @@ core::Result<FrozenSetImpl::Lanes> FrozenSetImpl::Distribute(
   for (size_t i = 0; i < count; ++i)
     lanes.push_back(std::make_unique<Lane>(*escrow_));
   size_t next = 0;
+  auto tasks = MakeTaskView();
+  SleepClock sleep_clock(*tasks);
   for (pid_t pid : pids) {
     TracedProcess process;
     process.pid = pid;
+    process.sleeps = sleep_clock.Look(pid);
     core::UniqueFd pidfd(
         static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!pidfd) {
@@ -291,6 +294,7 @@ core::Status FrozenSetImpl::RecordMove(const TracedProcess& process,
   record.old_cwd = record.new_cwd = -1;
   record.scratch = RemotePtr();
   record.mapping = false;
+  record.cwd_touched = false;
   record.limit_raised = false;
   record.temp_count = 0;
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "migrator/trace/remote_memory.h"
+#include "migrator/trace/restart.h"
 
 namespace livemv::trace {
 namespace {
@@ -17,28 +18,6 @@ constexpr uint64_t kAllBlocked =
 
 bool IsGone(const core::Error& error) {
   return error.code == ErrorCode::kGone;
-}
-
-// Shortens a timeout in memory (seconds and a fraction of unit_ns) at *where
-// by passed_ns, writing it to `to`.
-core::Status Shorten(const RemoteMemory& memory, RemotePtr from, RemotePtr to,
-                     int64_t unit_ns, int64_t passed_ns) {
-  struct {
-    int64_t seconds, fraction;
-  } value;
-  ASSIGN_OR_RETURN(value, memory.Read<decltype(value)>(from));
-  // Beyond a century nothing needs correcting, and nothing may overflow.
-  if (value.seconds < 0 || value.seconds > 3'000'000'000)
-    return memory.Write(to, value);
-  int64_t left = std::max<int64_t>(
-      0, value.seconds * 1'000'000'000 + value.fraction * unit_ns - passed_ns);
-  value.seconds = left / 1'000'000'000;
-  value.fraction = left % 1'000'000'000 / unit_ns;
-  return memory.Write(to, value);
-}
-
-int64_t UnitNs(Timeout::Kind kind) {
-  return kind == Timeout::Kind::kTimeval ? 1000 : 1;
 }
 
 }  // namespace
@@ -94,9 +73,10 @@ core::Status Parking::Park(const TracedProcess& process,
   record.own = thread.registers;
   record.mask = mask;
   record.stopped_ns = thread.stopped_ns;
-  auto since = process.sleeps_since_ns.find(thread.tid);
-  record.sleeps_since_ns =
-      since == process.sleeps_since_ns.end() ? 0 : since->second;
+  auto sleep = process.sleeps.find(thread.tid);
+  bool slept_through = sleep != process.sleeps.end() &&
+                       task.voluntary_switches == sleep->second.switches + 1;
+  record.sleeps_since_ns = slept_through ? sleep->second.since_ns : 0;
   record.dispatch = dispatch;
   record.trampoline = trampoline;
   record.state = ThreadState::kEscrowed;
@@ -115,11 +95,7 @@ core::Result<Registers> Parking::RegistersToRestore(ThreadRecord& record,
                                                     int64_t now_ns) {
   RemoteMemory memory(record.pid, record.tid);
   if (!record.made_again) {
-    Timeout left = RemainingTimeout(record.own);
-    RemotePtr at(left.where != nullptr ? record.own.*left.where : 0);
-    // Memory that cannot be written keeps the longer timeout.
-    if (at && Shorten(memory, at, at, UnitNs(left.kind),
-                      now_ns - record.stopped_ns))
+    if (ShortenRemaining(record.own, memory, now_ns - record.stopped_ns))
       record.stopped_ns = now_ns;  // a successor must not shorten it twice
     return record.own;
   }
@@ -135,25 +111,9 @@ core::Result<Registers> Parking::RegistersToRestore(ThreadRecord& record,
     if (Deliverable(*task, pending, record.mask) != 0)
       return record.own;
   }
-  Registers again = MadeAgain(record.own);
-  Timeout full = FullTimeout(again);
-  if (full.kind == Timeout::Kind::kNone || record.sleeps_since_ns == 0)
-    return again;
-  int64_t passed = now_ns - record.sleeps_since_ns;
-  auto& where = again.*full.where;
-  if (full.kind == Timeout::Kind::kMilliseconds) {
-    int64_t ms = static_cast<int32_t>(where);
-    if (ms > 0) {
-      int64_t left = std::max<int64_t>(0, ms * 1'000'000 - passed);
-      where = static_cast<uint64_t>((left + 500'000) / 1'000'000);
-    }
-  } else if (where != 0) {
-    RemotePtr below = BelowRedZone(record.own);
-    // A stack without room there keeps the full timeout.
-    if (Shorten(memory, RemotePtr(where), below, UnitNs(full.kind), passed))
-      where = below.address();
-  }
-  return again;
+  return MadeAgainAfter(
+      record.own, memory,
+      record.sleeps_since_ns == 0 ? 0 : now_ns - record.sleeps_since_ns);
 }
 
 core::Status Parking::Restore(ThreadRecord& record, int64_t now_ns) {
@@ -184,9 +144,16 @@ core::Status Parking::RestoreAfterDeath(ThreadRecord& record,
   // Our own interruption just now.
   if (EndedByInterruption(regs)) {
     auto task = tasks_.Security(record.pid, record.tid);
-    if (task && (HasOwnSignalMask(regs) ||
-                 Deliverable(*task, task->pending | task->shared_pending,
-                             record.mask) == 0))
+    bool signalled =
+        task && Deliverable(*task, task->pending | task->shared_pending,
+                            task->blocked) != 0;
+    if (HasOwnSignalMask(regs)) {
+      // As in the freezer: without the call's temporary mask.
+      ASSIGN_OR_RETURN(uint64_t own, ops_.GetSignalMask(record.tid));
+      TRY(ops_.SetSignalMask(record.tid, own));
+      signalled = false;
+    }
+    if (task && !signalled)
       TRY(ops_.SetRegisters(record.tid, MadeAgain(regs)));
   }
   record.state = ThreadState::kRestored;

@@ -1,6 +1,7 @@
 #include "migrator/trace/recovery.h"
 
 #include <signal.h>
+#include <time.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -39,10 +40,15 @@ void Recovery::Run() {
 bool Recovery::Round() {
   if (began_ns_ == 0)
     began_ns_ = MonotonicNs();
+  stuck_ = false;
   SeizeOwed();
   WaitForStops();
   UndoMoves();
   LetGo();
+  if (stuck_) {
+    struct timespec nap = {0, kRoundNs};
+    ::nanosleep(&nap, nullptr);
+  }
   return std::ranges::none_of(escrow_.threads(),
                               [this](auto& t) { return Owed(t); });
 }
@@ -130,7 +136,7 @@ void Recovery::UndoMoves() {
       move.state = MoveState::kReturned;
       Forget(held->second);
       held_.erase(held);
-    } else if (!held->second.calls->hung()) {
+    } else if (stuck_ = true; complained_.insert(record.tid).second) {
       LOG_ERROR("process {} cannot be put back yet: {}", record.pid,
                 undone.error().ToString());
     }
@@ -157,8 +163,10 @@ void Recovery::LetGo() {
       continue;
     auto restored = parking_.RestoreAfterDeath(record, MonotonicNs());
     if (!restored && !IsGone(restored.error())) {
-      LOG_ERROR("thread {} cannot be restored yet: {}", tid,
-                restored.error().ToString());
+      stuck_ = true;
+      if (complained_.insert(tid).second)
+        LOG_ERROR("thread {} cannot be restored yet: {}", tid,
+                  restored.error().ToString());
       continue;
     }
     record.state = ThreadState::kRestored;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "core/result.h"
 #include "migrator/trace/escrow.h"
@@ -59,6 +60,8 @@ class Recovery {
   Escrow& escrow_;
   Parking parking_;
   std::map<pid_t, Held> held_;
+  std::set<pid_t> complained_;  // about these an error has been logged
+  bool stuck_ = false;          // a try in this round failed
   int64_t began_ns_ = 0;
 };
 

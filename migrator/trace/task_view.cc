@@ -89,8 +89,13 @@ class ProcTaskView final : public TaskView {
     size_t name_end = text.rfind(')');
     TaskStat stat;
     if (name_end == std::string::npos ||
-        std::sscanf(text.c_str() + name_end + 1, " %c %d %*d %*d %*d %*d %u",
-                    &stat.state, &stat.parent, &stat.flags) != 3)
+        std::sscanf(text.c_str() + name_end + 1,
+                    " %c %d %*d %*d %*d %*d %u"        // 3 to 9
+                    " %*s %*s %*s %*s %*s %*s %*s %*s"  // 10 to 17
+                    " %*s %*s %*s %*s %*s %*s %*s %*s"  // 18 to 25
+                    " %*s %*s %*s %*s %*s %*s %*s %*s"  // 26 to 33
+                    " %*s %*s %*s %*s %*s %d",          // 34 to 39
+                    &stat.state, &stat.parent, &stat.flags, &stat.cpu) != 4)
       return Fail(ErrorCode::kCorrupt,
                   "stat of thread " + std::to_string(tid) + ": " + text);
     return stat;
@@ -107,6 +112,7 @@ class ProcTaskView final : public TaskView {
     task.blocked = Field(text, "\nSigBlk:", 16);
     task.ignored = Field(text, "\nSigIgn:", 16);
     task.caught = Field(text, "\nSigCgt:", 16);
+    task.voluntary_switches = Field(text, "\nvoluntary_ctxt_switches:", 10);
     return task;
   }
 
@@ -120,12 +126,34 @@ class ProcTaskView final : public TaskView {
     return text.empty() ? "unknown" : text;
   }
 
+  core::Result<long> CurrentCall(pid_t pid, pid_t tid) override {
+    ASSIGN_OR_RETURN(std::string text,
+                     ReadSmall(TaskPath(pid, tid, "syscall")));
+    // "running", or "-1 ..." when it is stopped elsewhere.
+    char* end = nullptr;
+    long nr = std::strtol(text.c_str(), &end, 10);
+    if (end == text.c_str() || nr < 0)
+      return Fail(ErrorCode::kGone, "in no system call");
+    return nr;
+  }
+
+  core::Result<int64_t> LeftCpuNs(pid_t pid, pid_t tid) override {
+    ASSIGN_OR_RETURN(std::string text, ReadSmall(TaskPath(pid, tid, "sched")));
+    size_t at = text.find("\nse.exec_start");
+    size_t colon = at == std::string::npos ? at : text.find(':', at);
+    if (colon == std::string::npos)
+      return Fail(ErrorCode::kUnsupported,
+                  "this kernel has no /proc/PID/sched");
+    // Milliseconds, with six decimals.
+    long ms = 0, ns = 0;
+    if (std::sscanf(text.c_str() + colon + 1, "%ld.%6ld", &ms, &ns) != 2)
+      return Fail(ErrorCode::kCorrupt, "sched of thread: " + text);
+    return ms * 1'000'000 + ns;
+  }
+
   bool WaitsForVfork(pid_t pid, pid_t tid) override {
-    auto text = ReadSmall(TaskPath(pid, tid, "syscall"));
-    if (!text)
-      return false;
-    long nr = std::strtol(text->c_str(), nullptr, 10);
-    return nr == SYS_vfork || nr == SYS_clone || nr == SYS_clone3;
+    auto nr = CurrentCall(pid, tid);
+    return nr && (*nr == SYS_vfork || *nr == SYS_clone || *nr == SYS_clone3);
   }
 
   bool SharesMemory(pid_t a, pid_t b) override {

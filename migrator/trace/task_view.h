@@ -26,6 +26,7 @@ struct TaskStat {
   char state = '?';    // R S D T t Z X
   pid_t parent = 0;    // of the process
   unsigned flags = 0;  // PF_* of include/linux/sched.h
+  int cpu = 0;         // where it ran last
   // A thread of the kernel (io_uring) inside the process: no user registers.
   bool KernelWorker() const { return (flags & (0x10u | 0x4000u)) != 0; }
   bool Dead() const { return state == 'Z' || state == 'X'; }
@@ -40,6 +41,7 @@ struct TaskSecurity {
   uint64_t blocked = 0;         // now, a temporary mask included
   uint64_t ignored = 0;
   uint64_t caught = 0;
+  uint64_t voluntary_switches = 0;  // of context
 };
 
 // Signals of `pending` that would do something if `blocked` were the mask.
@@ -54,6 +56,13 @@ class TaskView {
   virtual core::Result<TaskSecurity> Security(pid_t pid, pid_t tid) = 0;
   // The call or kernel function in which the thread waits, for a message.
   virtual std::string WaitsIn(pid_t pid, pid_t tid) = 0;
+  // The number of the system call in which the thread sleeps; kGone also if it
+  // sleeps in none.
+  virtual core::Result<long> CurrentCall(pid_t pid, pid_t tid) = 0;
+  // When a sleeping thread left the CPU, or one that runs was last accounted
+  // for, on the scheduler's clock of its CPU; kUnsupported if the kernel does
+  // not say.
+  virtual core::Result<int64_t> LeftCpuNs(pid_t pid, pid_t tid) = 0;
   // Whether the thread waits for a vfork child to exec or exit.
   virtual bool WaitsForVfork(pid_t pid, pid_t tid) = 0;
   // Whether two tasks share one address space.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "migrator/trace/arch_x86_64.h"
+#include "migrator/trace/sleep_clock.h"
 
 namespace livemv::trace {
 
@@ -37,8 +38,8 @@ struct TracedProcess {
   bool gone = false;
   int pidfd = -1;  // borrowed
   std::vector<Tracee> threads;
-  // When each thread that slept in a call with a full timeout began to.
-  std::unordered_map<pid_t, int64_t> sleeps_since_ns;
+  // Threads that slept in a call with a full timeout before the freeze.
+  std::unordered_map<pid_t, Sleep> sleeps;
   int64_t first_stop_ns = 0;
   // Let go again until this thread, which waits for it in vfork, has stopped.
   pid_t let_go_for = 0;

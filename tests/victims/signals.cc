@@ -1,8 +1,9 @@
 // Receives queued real-time signals from a child, each exactly once and in
-// order, and a SIGUSR1 at a time in sigsuspend, pause and a plain read, each
-// of which must end with EINTR.
+// order, and a SIGUSR1 at a time in sigsuspend, ppoll and epoll_pwait, which
+// alone let it through and each of which must end with EINTR.
 
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/wait.h>
 
 #include "victim.h"
@@ -49,13 +50,15 @@ int main() {
   action.sa_sigaction = OnQueued;
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   sigaction(SIGRTMIN + 8, &action, nullptr);
-  sigset_t queued, all_but_usr1, former;
-  sigemptyset(&queued);
-  sigaddset(&queued, SIGRTMIN + 8);
+  sigset_t all_but_usr1, former;
   sigfillset(&all_but_usr1);
   sigdelset(&all_but_usr1, SIGUSR1);
   int requests[2], quiet[2];
-  if (pipe(requests) != 0 || pipe(quiet) != 0)
+  int epoll_fd = epoll_create1(0);
+  epoll_event watch = {};
+  watch.events = EPOLLIN;
+  if (pipe(requests) != 0 || pipe(quiet) != 0 ||
+      epoll_ctl(epoll_fd, EPOLL_CTL_ADD, quiet[0], &watch) != 0)
     victim::Die("pipe");
   pid_t self = getpid(), child = fork();
   if (child == 0) {
@@ -67,26 +70,24 @@ int main() {
   long rounds = 0;
   while (!victim::Told()) {
     // The queued ones stay out of these waits, or they would end them.
-    sigset_t usr1_set;
-    sigemptyset(&usr1_set);
-    sigaddset(&usr1_set, SIGUSR1);
-    sigprocmask(SIG_BLOCK, &queued, &former);
+    sigset_t waiting;
+    sigemptyset(&waiting);
+    sigaddset(&waiting, SIGUSR1);
+    sigaddset(&waiting, SIGRTMIN + 8);
+    sigprocmask(SIG_BLOCK, &waiting, &former);
     int before = usr1;
-    int way = static_cast<int>(rounds % 2);
+    int way = static_cast<int>(rounds % 3);
+    if (write(requests[1], "x", 1) != 1)
+      victim::Die("request");
     int r;
     if (way == 0) {
-      sigprocmask(SIG_BLOCK, &usr1_set, nullptr);
-      if (write(requests[1], "x", 1) != 1)
-        victim::Die("request");
       r = sigsuspend(&all_but_usr1);
-      int err = errno;
-      sigprocmask(SIG_UNBLOCK, &usr1_set, nullptr);
-      errno = err;
+    } else if (way == 1) {
+      pollfd nothing = {quiet[0], POLLIN, 0};
+      r = ppoll(&nothing, 1, nullptr, &all_but_usr1);
     } else {
-      char c;
-      if (write(requests[1], "x", 1) != 1)
-        victim::Die("request");
-      r = static_cast<int>(read(quiet[0], &c, 1));
+      epoll_event event;
+      r = epoll_pwait(epoll_fd, &event, 1, -1, &all_but_usr1);
     }
     if (r != -1 || errno != EINTR || usr1 != before + 1)
       victim::Die("wait %d: returned %d, %d signals", way, r, usr1 - before);
