@@ -81,8 +81,20 @@ core::Status ObjectStore::RemovePrivate() {
 
 void ObjectStore::Remember(state::FileId id, Object object) {
   core::MutexLock lock(mu_);
-  by_ino_[object.ino] = id;
+  if (objects_.contains(id))
+    Unlist(id);
+  by_ino_.emplace(object.ino, id);
   objects_[id] = std::move(object);
+}
+
+void ObjectStore::Unlist(state::FileId id) {
+  auto [begin, end] = by_ino_.equal_range(objects_.at(id).ino);
+  for (auto it = begin; it != end; ++it) {
+    if (it->second == id) {
+      by_ino_.erase(it);
+      return;
+    }
+  }
 }
 
 void ObjectStore::Adopt(state::FileId id, Object object) {
@@ -105,15 +117,38 @@ std::optional<state::FileId> ObjectStore::FindByIno(uint64_t target_ino) {
   return it->second;
 }
 
+core::Result<std::optional<state::FileId>> ObjectStore::Identify(
+    int dirfd, const char* name, const core::Stat& st, bool verify) {
+  {
+    core::MutexLock lock(mu_);
+    auto [begin, end] = by_ino_.equal_range(st.stx_ino);
+    if (begin == end)
+      return std::nullopt;
+    if (!verify && std::next(begin) == end) {
+      if (objects_.at(begin->second).type != (st.stx_mode & uint32_t{S_IFMT}))
+        return std::nullopt;
+      return begin->second;
+    }
+  }
+  ASSIGN_OR_RETURN(core::FileHandle handle, sys_->NameToHandle(dirfd, name));
+  core::MutexLock lock(mu_);
+  auto [begin, end] = by_ino_.equal_range(st.stx_ino);
+  for (auto it = begin; it != end; ++it) {
+    if (objects_.at(it->second).handle == handle)
+      return it->second;
+  }
+  return std::nullopt;
+}
+
 state::FileId ObjectStore::NumberOf(const Object& object) {
   core::MutexLock lock(mu_);
-  if (auto it = by_ino_.find(object.ino); it != by_ino_.end()) {
-    // The inode number alone may have been used again.
+  auto [begin, end] = by_ino_.equal_range(object.ino);
+  for (auto it = begin; it != end; ++it) {
     if (objects_.at(it->second).handle == object.handle)
       return it->second;
   }
   state::FileId id = state::kTargetBit | next_target_++;
-  by_ino_[object.ino] = id;
+  by_ino_.emplace(object.ino, id);
   objects_[id] = object;
   return id;
 }
@@ -286,9 +321,7 @@ void ObjectStore::Forget(state::FileId id) {
   auto it = objects_.find(id);
   if (it == objects_.end())
     return;
-  if (auto by = by_ino_.find(it->second.ino);
-      by != by_ino_.end() && by->second == id)
-    by_ino_.erase(by);
+  Unlist(id);
   objects_.erase(it);
 }
 

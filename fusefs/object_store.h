@@ -54,7 +54,15 @@ class ObjectStore {
   void Adopt(state::FileId id, Object object);
 
   std::optional<Object> Find(state::FileId id);
+  // By number alone: a hint where an inode number may have been used again
+  // (a binding whose object was destroyed before a kill or power cut).
   std::optional<state::FileId> FindByIno(uint64_t target_ino);
+  // Whose object dirfd/name is, st being its attributes; nothing if nobody's.
+  // The handle is asked for if the number is not unique, or if verify is set.
+  core::Result<std::optional<state::FileId>> Identify(int dirfd,
+                                                      const char* name,
+                                                      const core::Stat& st,
+                                                      bool verify);
   // The number of a target object, by handle: a bound FileId, or one with
   // kTargetBit that lives in memory only (rule 7).
   state::FileId NumberOf(const Object& object);
@@ -91,6 +99,7 @@ class ObjectStore {
   core::Result<SharedFd> Get(state::FileId id, SharedFd Cached::*slot,
                              int flags);
   void Remember(state::FileId id, Object object);
+  void Unlist(state::FileId id);  // from by_ino_; mu_ held
   core::Result<Object> Make(state::FileId id, const core::Stat& source,
                             const std::string& link_text);
   core::Status MakeInSlot(const std::string& slot, const core::Stat& source,
@@ -106,7 +115,7 @@ class ObjectStore {
   std::atomic<uint64_t> next_victim_{0};
   core::Mutex mu_;
   std::unordered_map<state::FileId, Object> objects_;     // guarded by mu_
-  std::unordered_map<uint64_t, state::FileId> by_ino_;    // guarded by mu_
+  std::unordered_multimap<uint64_t, state::FileId> by_ino_;  // guarded by mu_
   std::unordered_map<state::FileId, Cached> cache_;       // guarded by mu_
   std::list<state::FileId> lru_;                          // guarded by mu_
   uint64_t next_target_ = 1;  // of kTargetBit numbers; guarded by mu_

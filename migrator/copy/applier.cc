@@ -190,20 +190,11 @@ core::Result<Applier::TargetEntry> Applier::LookAtTarget(
   }
   entry.there = true;
   entry.st = *st;
-  auto id = lane_->objects->FindByIno(st->stx_ino);
-  if (!id)
-    return entry;
-  auto object = lane_->objects->Find(*id);
-  if (!object || object->type != (st->stx_mode & uint32_t{S_IFMT}))
-    return entry;
-  if (lane_->host_went_down) {
-    // A binding may be lost and its inode number used again.
-    ASSIGN_OR_RETURN(core::FileHandle handle,
-                     sys_->NameToHandle(dirfd, name.c_str()));
-    if (handle != object->handle)
-      return entry;
-  }
-  entry.id = *id;
+  // After a host crash a binding may be lost and its number used again.
+  ASSIGN_OR_RETURN(std::optional<FileId> id,
+                   lane_->objects->Identify(dirfd, name.c_str(), *st,
+                                            lane_->host_went_down));
+  entry.id = id.value_or(state::kNoFile);
   return entry;
 }
 

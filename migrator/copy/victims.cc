@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <optional>
 
 #include "core/fault_points.h"
 #include "core/log.h"
@@ -113,6 +114,12 @@ core::Status Victims::Destroy(FileId id, bool* gone) {
     return core::Fail(std::move(st).error());
   if (st) {
     const bool dir = S_ISDIR(st->stx_mode);
+    // Said before it is done: a binding that outlives its object may meet
+    // another one under the same inode number.
+    if (dir || st->stx_nlink == 1) {
+      TRY(lane_->journal->Append(state::DeadFact{id}));
+      TRY(core::FaultPoint("victims.dead"));
+    }
     auto removed =
         sys_->UnlinkAt(slots, slot.c_str(), dir ? AT_REMOVEDIR : 0);
     if (!removed && (removed.error().sys_errno == ENOTEMPTY ||
@@ -138,7 +145,7 @@ core::Status Victims::Destroy(FileId id, bool* gone) {
     }
   }
   TRY(core::FaultPoint("victims.destroyed"));
-  TRY(lane_->journal->Append(state::DeadFact{id}));
+  TRY(lane_->journal->Append(state::ForgottenFact{id}));
   lane_->graveyard->Remove(id);
   lane_->objects->Forget(id);
   applier_->ForgetPlace(id);
@@ -174,7 +181,9 @@ core::Status Victims::EmptyVictims(uint64_t* count) {
         continue;
       ASSIGN_OR_RETURN(core::Stat child_st,
                        sys_->StatAt(dir.Get(), child.name.c_str()));
-      auto id = lane_->objects->FindByIno(child_st.stx_ino);
+      ASSIGN_OR_RETURN(std::optional<FileId> id,
+                       lane_->objects->Identify(dir.Get(), child.name.c_str(),
+                                                child_st, true));
       // The last name of what is bound goes to its slot, since it may be
       // alive; the rest comes up one level and is met in the next round.
       const bool to_slot =

@@ -171,17 +171,13 @@ struct Worker {
       bool did = false;
       while (applier->Step() || scanner->Step())
         did = true;
+      did |= Must(victims->Bury()) != 0;
       if (did)
         continue;
       auto count = redo->Count();
-      if (scanner->Done() && count.pending == 0 && count.owed == 0)
+      if (scanner->Done() && count.pending == count.set_aside &&
+          count.owed == 0)
         break;
-      if (count.pending == count.set_aside && scanner->Done())
-        break;
-    }
-    MustDo(barrier->Now());
-    Must(victims->Bury());
-    while (applier->Step() || scanner->Step()) {
     }
     MustDo(barrier->Now());
   }

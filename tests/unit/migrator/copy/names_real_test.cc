@@ -183,6 +183,9 @@ TEST_F(RealNames, RandomChangesAreFollowedAcrossRestarts) {
         (void)fs.SetAttr(what->id, change, caller);
       }
     }
+    // As the kernel does at once for what nobody has open.
+    for (FileId id : worker_->source->PinnedIds())
+      fs.Forget(id);
   }
   ExpectSettles();
 }
