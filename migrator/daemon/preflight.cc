@@ -22,6 +22,16 @@ constexpr uint64_t kNfsObjectsPerSecond = 500;
 constexpr uint64_t kLocalBytesPerSecond = 250'000'000;
 constexpr uint64_t kLocalObjectsPerSecond = 3000;
 
+// The process runs the program that this one runs.
+bool IsLivemv(pid_t pid) {
+  struct stat own = {};
+  struct stat its = {};
+  const std::string exe = "/proc/" + std::to_string(pid) + "/exe";
+  return pid > 0 && stat("/proc/self/exe", &own) == 0 &&
+         stat(exe.c_str(), &its) == 0 && own.st_dev == its.st_dev &&
+         own.st_ino == its.st_ino;
+}
+
 int64_t Estimate(const Survey& survey, bool nfs) {
   const uint64_t bytes = nfs ? kNfsBytesPerSecond : kLocalBytesPerSecond;
   const uint64_t objects = nfs ? kNfsObjectsPerSecond : kLocalObjectsPerSecond;
@@ -96,6 +106,11 @@ void CheckHolders(const PlanRequest& request, const SourcePlace& source,
                     "run livemv as root on the host");
     return;
   }
+  // Other migrations' processes keep detached mounts, whose tree the registry
+  // tells better.
+  std::erase_if(snapshot->uncertain, [](const proc::Uncertain& doubt) {
+    return IsLivemv(doubt.pid);
+  });
   JudgeHolders(*snapshot, plan, findings);
   CheckDoors(*plan, source, mounts, snapshot->namespaces, request.own,
              findings);

@@ -2,7 +2,7 @@
 
 // What a tree consists of: counts, sizes, what its copy needs of the target,
 // and what stands in the way. Reads names and attributes only, one directory
-// after another; about a microsecond or two of kernel time an object.
+// after another; some microseconds of processor time an object.
 //
 // Thread contract: free functions; SurveyTree blocks as long as the
 // filesystem does.

@@ -18,13 +18,11 @@
 
 #include "core/unique_fd.h"
 #include "migrator/proc/bound_sockets.h"
-#include "migrator/proc/mount_tables.h"
 #include "migrator/proc/proc_files.h"
+#include "migrator/proc/tree_locator.h"
 
 namespace livemv::proc {
 namespace {
-
-constexpr std::string_view kDeleted = " (deleted)";
 
 int64_t NowNs() {
   struct timespec now = {};
@@ -44,20 +42,11 @@ bool SameTable(pid_t a, pid_t b, int type) {
   return syscall(SYS_kcmp, a, b, type, 0, 0) == 0;
 }
 
-// "mnt:[4026531840]"
-uint64_t NamespaceNumber(std::string_view link) {
-  const size_t open = link.find('[');
-  uint64_t number = 0;
-  if (open != std::string_view::npos)
-    std::from_chars(link.data() + open + 1, link.data() + link.size(), number);
-  return number;
-}
-
 // One pass. Holds what the processes of the pass have in common.
 class Scan {
  public:
   Scan(const TreeRef& tree, const Options& options)
-      : tree_(tree), options_(options) {}
+      : tree_(tree), options_(options), locator_(tree, options.root_fd) {}
 
   core::Status Begin();
   // Looks at one process; *holder is Empty() if it holds nothing. kGone if it
@@ -74,7 +63,7 @@ class Scan {
     core::UniqueFd dir;  // /proc/TID of the thread that stands for it
     pid_t tid = 0;
     Holder* holder = nullptr;
-    bool tables_loaded = false;
+    Viewer viewer;
   };
   // A descriptor that is no object of the tree but may tell of some.
   struct Tables {
@@ -82,6 +71,7 @@ class Scan {
     std::vector<Ring> rings;
   };
 
+  core::Status Look(pid_t pid, Subject* subject);
   core::Status OpenSubject(pid_t pid, const ProcStat& stat, Subject* subject);
   core::Result<std::vector<pid_t>> ThreadsToScan(const Subject& subject,
                                                  int64_t threads);
@@ -96,16 +86,6 @@ class Scan {
   core::Status ScanMappings(Subject* subject, bool* aio);
   void Describe(const Subject& subject);
 
-  // Whether the object is in the tree, and where. link_name is the /proc link
-  // below dir that leads to it.
-  core::Result<std::optional<Place>> Locate(Subject* subject, int dir,
-                                            const char* link_name,
-                                            const struct statx& st);
-  core::Result<std::optional<Place>> LocateLink(Subject* subject, int dir,
-                                                const char* link_name);
-  void ResolveDeleted(Place* place, const std::string& with_suffix) const;
-  // Fills watch->path and certain; false: it is not on the tree.
-  bool LocateWatch(Watch* watch) const;
   void Doubt(const Subject& subject, std::string what, bool harmless = false) {
     uncertain_.push_back(
         {subject.holder->pid, subject.holder->comm, std::move(what), harmless});
@@ -113,10 +93,8 @@ class Scan {
 
   const TreeRef& tree_;
   const Options& options_;
-  MountTables mounts_;
+  TreeLocator locator_;
   dev_t anonymous_dev_ = 0;  // of epoll, inotify, ... descriptors
-  std::string root_link_;    // where options_.root_fd is
-  core::UniqueFd root_;      // the same directory, open; or none
   std::string text_;         // reused by reads
   std::map<uint64_t, SocketName> sockets_;
   std::set<uint64_t> net_namespaces_;
@@ -130,20 +108,7 @@ core::Status Scan::Begin() {
     return core::FailSys(errno, "eventfd");
   ASSIGN_OR_RETURN(struct statx st, PeekAt(event.Get(), ""));
   anonymous_dev_ = DevOf(st);
-  if (options_.root_fd >= 0) {
-    const std::string name =
-        "/proc/self/fd/" + std::to_string(options_.root_fd);
-    ASSIGN_OR_RETURN(root_link_, ReadLink(AT_FDCWD, name.c_str()));
-    // open_by_handle_at takes no O_PATH descriptor. A whole filesystem needs
-    // no look-ups by handle, and an overlay is not to be asked.
-    if (!tree_.WholeFilesystem()) {
-      ASSIGN_OR_RETURN(root_, OpenDir(options_.root_fd, "."));
-    }
-  }
-  ASSIGN_OR_RETURN(core::UniqueFd self, OpenDir(AT_FDCWD, "/proc/self"));
-  ASSIGN_OR_RETURN(std::string ns, ReadLink(self.Get(), "ns/mnt"));
-  TRY(mounts_.Load(self.Get(), NamespaceNumber(ns)));
-  return {};
+  return locator_.Begin();
 }
 
 core::Status Scan::AddSocketsOf(int proc_dir) {
@@ -208,12 +173,20 @@ core::Result<std::vector<pid_t>> Scan::ThreadsToScan(const Subject& subject,
 }
 
 core::Status Scan::Process(pid_t pid, Holder* holder) {
-  const std::string name = "/proc/" + std::to_string(pid);
   Subject subject;
   subject.holder = holder;
   holder->pid = pid;
-  ASSIGN_OR_RETURN(subject.dir, OpenDir(AT_FDCWD, name.c_str()));
-  TRY(ReadShortFileAt(subject.dir.Get(), "stat", &text_));
+  core::Status looked = Look(pid, &subject);
+  for (std::string& doubt : subject.viewer.doubts)
+    Doubt(subject, std::move(doubt));
+  return looked;
+}
+
+core::Status Scan::Look(pid_t pid, Subject* subject) {
+  const std::string name = "/proc/" + std::to_string(pid);
+  Holder* holder = subject->holder;
+  ASSIGN_OR_RETURN(subject->dir, OpenDir(AT_FDCWD, name.c_str()));
+  TRY(ReadShortFileAt(subject->dir.Get(), "stat", &text_));
   auto stat = ParseStat(text_);
   if (!stat)
     return core::Fail(core::ErrorCode::kCorrupt,
@@ -225,27 +198,29 @@ core::Status Scan::Process(pid_t pid, Holder* holder) {
   holder->ppid = stat->ppid;
   holder->start_time = stat->start_time;
   holder->threads = stat->threads;
-  TRY(OpenSubject(pid, *stat, &subject));
-  ASSIGN_OR_RETURN(std::string ns, ReadLink(subject.dir.Get(), "ns/mnt"));
+  TRY(OpenSubject(pid, *stat, subject));
+  ASSIGN_OR_RETURN(std::string ns, ReadLink(subject->dir.Get(), "ns/mnt"));
   holder->mnt_ns = NamespaceNumber(ns);
+  subject->viewer.mnt_ns = holder->mnt_ns;
+  subject->viewer.proc_dir = subject->dir.Get();
   if (std::none_of(
           namespaces_.begin(), namespaces_.end(),
           [&](const Namespace& n) { return n.inode == holder->mnt_ns; }))
     namespaces_.push_back({holder->mnt_ns, pid});
   if (options_.sockets)
-    TRY(AddSocketsOf(subject.dir.Get()));
+    TRY(AddSocketsOf(subject->dir.Get()));
 
   Task leader;
-  leader.tid = subject.tid;
-  TRY(ScanTask(&subject, subject.dir.Get(), true, true, &leader));
+  leader.tid = subject->tid;
+  TRY(ScanTask(subject, subject->dir.Get(), true, true, &leader));
   holder->tasks.push_back(std::move(leader));
   ASSIGN_OR_RETURN(std::vector<pid_t> extra,
-                   ThreadsToScan(subject, stat->threads));
+                   ThreadsToScan(*subject, stat->threads));
   std::vector<std::pair<pid_t, Task>> others;
   for (size_t i = 0; i < extra.size(); ++i) {
     const pid_t tid = extra[i];
-    bool files = !SameTable(tid, subject.tid, KCMP_FILES);
-    bool fs = !SameTable(tid, subject.tid, KCMP_FS);
+    bool files = !SameTable(tid, subject->tid, KCMP_FILES);
+    bool fs = !SameTable(tid, subject->tid, KCMP_FS);
     for (size_t j = 0; j < i; ++j) {
       files = files && !SameTable(tid, extra[j], KCMP_FILES);
       fs = fs && !SameTable(tid, extra[j], KCMP_FS);
@@ -256,7 +231,7 @@ core::Status Scan::Process(pid_t pid, Holder* holder) {
     auto dir = OpenDir(AT_FDCWD, path.c_str());
     if (!dir)
       continue;  // the thread ended
-    core::Status scanned = ScanTask(&subject, dir->Get(), files, fs, &task);
+    core::Status scanned = ScanTask(subject, dir->Get(), files, fs, &task);
     if (!scanned && !Gone(scanned.error()))
       return scanned;
     if (!task.Empty())
@@ -264,13 +239,13 @@ core::Status Scan::Process(pid_t pid, Holder* holder) {
   }
 
   bool aio = false;
-  auto exe = LocateLink(&subject, subject.dir.Get(), "exe");
+  auto exe = locator_.LocateLink(&subject->viewer, subject->dir.Get(), "exe");
   if (exe)
     holder->exe = std::move(*exe);
   else if (!Gone(exe.error()))
     return core::Fail(exe.error());
   if (options_.mappings) {
-    core::Status mapped = ScanMappings(&subject, &aio);
+    core::Status mapped = ScanMappings(subject, &aio);
     if (!mapped && !Gone(mapped.error()))
       return mapped;
   }
@@ -290,7 +265,7 @@ core::Status Scan::Process(pid_t pid, Holder* holder) {
   if (aio)
     holder->tasks.front().rings.push_back({RingKind::kAio, -1, {}});
   if (!options_.frozen)
-    Describe(subject);
+    Describe(*subject);
   return {};
 }
 
@@ -327,11 +302,11 @@ core::Status Scan::ScanTask(Subject* subject, int proc_dir, bool files, bool fs,
   task->own_files = files;
   task->own_fs = fs;
   if (fs) {
-    auto cwd = LocateLink(subject, proc_dir, "cwd");
+    auto cwd = locator_.LocateLink(&subject->viewer, proc_dir, "cwd");
     if (!cwd)
       return core::Fail(cwd.error());
     task->cwd = std::move(*cwd);
-    auto root = LocateLink(subject, proc_dir, "root");
+    auto root = locator_.LocateLink(&subject->viewer, proc_dir, "root");
     if (!root)
       return core::Fail(root.error());
     task->root = std::move(*root);
@@ -377,7 +352,7 @@ core::Status Scan::ScanFd(Subject* subject, int fd_dir, int proc_dir,
   if (dev != tree_.dev)
     return {};
   ASSIGN_OR_RETURN(std::optional<Place> place,
-                   Locate(subject, fd_dir, name, st));
+                   locator_.Locate(&subject->viewer, fd_dir, name, st));
   if (!place)
     return {};
   Descriptor fd;
@@ -418,7 +393,7 @@ void Scan::ScanAnonymous(const Subject& subject, int proc_dir, int number,
     Watch watch;
     watch.number = number;
     watch.line = std::move(line);
-    if (!LocateWatch(&watch))
+    if (!locator_.LocateWatch(&watch))
       continue;
     if (watch.certain && !(watch.line.fanotify && watch.line.ino == 0))
       task->watches.push_back(std::move(watch));
@@ -435,13 +410,8 @@ void Scan::ScanAnonymous(const Subject& subject, int proc_dir, int number,
   Ring found;
   found.number = number;
   for (const std::string& file : info->ring_files) {
-    for (const std::string& path :
-         mounts_.PossiblePathsInFs(tree_.sb_dev, file)) {
-      if (auto in_tree = PathInTree(tree_, path)) {
-        found.tree_files.push_back(*in_tree);
-        break;
-      }
-    }
+    if (auto path = locator_.LocatePath(file))
+      found.tree_files.push_back(*path);
   }
   tables->rings.push_back(std::move(found));
 }
@@ -470,7 +440,8 @@ void Scan::ScanSocket(Subject* subject, int proc_dir, int number, uint64_t ino,
     auto st = PeekAt(file.Get(), "");
     if (st && DevOf(*st) == tree_.dev &&
         static_cast<uint32_t>(st->stx_ino) == it->second.file_ino) {
-      auto located = Locate(subject, AT_FDCWD, link.c_str(), *st);
+      auto located =
+          locator_.Locate(&subject->viewer, AT_FDCWD, link.c_str(), *st);
       if (located && !*located)
         return;  // outside the tree, for certain
       if (located)
@@ -495,7 +466,8 @@ core::Status Scan::ScanMappings(Subject* subject, bool* aio) {
       char name[64];
       snprintf(name, sizeof name, "map_files/%" PRIx64 "-%" PRIx64, line.start,
                line.end);
-      auto place = LocateLink(subject, subject->dir.Get(), name);
+      auto place =
+          locator_.LocateLink(&subject->viewer, subject->dir.Get(), name);
       if (place) {
         it->second = std::move(*place);
       } else if (Gone(place.error())) {
@@ -509,147 +481,6 @@ core::Status Scan::ScanMappings(Subject* subject, bool* aio) {
       subject->holder->mappings.push_back({line, *it->second});
   }
   return {};
-}
-
-core::Result<std::optional<Place>> Scan::LocateLink(Subject* subject, int dir,
-                                                    const char* link_name) {
-  auto st = PeekAt(dir, link_name);
-  if (!st) {
-    // A link that leads nowhere the reader may go is an object of a
-    // filesystem that answers so; the tree's does not.
-    if (st.error().sys_errno == ESTALE)
-      return std::optional<Place>();
-    return core::Fail(st.error());
-  }
-  if (DevOf(*st) != tree_.dev)
-    return std::optional<Place>();
-  return Locate(subject, dir, link_name, *st);
-}
-
-core::Result<std::optional<Place>> Scan::Locate(Subject* subject, int dir,
-                                                const char* link_name,
-                                                const struct statx& st) {
-  Place place;
-  place.dev = tree_.dev;
-  place.ino = st.stx_ino;
-  place.mode = st.stx_mode;
-  place.nlink = st.stx_nlink;
-  place.mnt_id = st.stx_mnt_id;
-  auto read = ReadLink(dir, link_name);
-  if (!read) {
-    if (read.error().sys_errno != ENAMETOOLONG)
-      return core::Fail(read.error());
-    if (!tree_.WholeFilesystem()) {
-      Doubt(*subject,
-            "holds an object of this filesystem whose path is longer "
-            "than the kernel tells");
-      return std::optional<Place>();
-    }
-    place.path_known = false;
-    return place;
-  }
-  std::string link = std::move(*read);
-  std::string with_suffix;
-  if (link.ends_with(kDeleted)) {
-    with_suffix = link;
-    link.resize(link.size() - kDeleted.size());
-    place.deleted = true;
-  }
-  if (mounts_.Find(place.mnt_id) == nullptr && !subject->tables_loaded) {
-    subject->tables_loaded = true;
-    core::Status loaded =
-        mounts_.Load(subject->dir.Get(), subject->holder->mnt_ns);
-    if (!loaded)
-      return core::Fail(loaded.error());
-  }
-  std::optional<std::string> path = mounts_.PathInFs(place.mnt_id, link);
-  if (!path) {
-    // A mount that no namespace shows: detached, or unmounted lazily. Its
-    // paths begin at its own root.
-    if (!tree_.WholeFilesystem()) {
-      if (S_ISDIR(st.stx_mode) && st.stx_ino == tree_.root_ino) {
-        place.path = ".";
-        return place;
-      }
-      Doubt(*subject, "holds \"" + link +
-                          "\" of this filesystem through a mount that no "
-                          "namespace shows");
-      return std::optional<Place>();
-    }
-    path = link;
-  }
-  auto in_tree = PathInTree(tree_, *path);
-  if (!in_tree)
-    return std::optional<Place>();
-  place.path = std::move(*in_tree);
-  if (place.deleted)
-    ResolveDeleted(&place, with_suffix);
-  return place;
-}
-
-void Scan::ResolveDeleted(Place* place, const std::string& with_suffix) const {
-  // " (deleted)" is also what a file may be called, and what FUSE's
-  // invalidation of a name makes the kernel print for a file that is there.
-  if (place->nlink == 0 || options_.root_fd < 0)
-    return;
-  auto leads_here = [&](const std::string& path) {
-    auto st = PeekAt(options_.root_fd, path.c_str());
-    return st && st->stx_ino == place->ino && DevOf(*st) == place->dev;
-  };
-  if (leads_here(place->path)) {
-    place->deleted = false;
-  } else if (with_suffix.ends_with(place->path + std::string(kDeleted)) &&
-             leads_here(place->path + std::string(kDeleted))) {
-    place->path += kDeleted;
-    place->deleted = false;
-  }
-}
-
-bool Scan::LocateWatch(Watch* watch) const {
-  const WatchLine& line = watch->line;
-  if (line.mnt_id >= 0) {
-    const MountLine* mount = mounts_.Find(static_cast<uint64_t>(line.mnt_id));
-    return mount != nullptr && mount->dev == tree_.sb_dev;
-  }
-  if (line.sdev != tree_.sb_dev)
-    return false;
-  if (line.ino == 0 || tree_.WholeFilesystem())
-    return true;
-  watch->certain = false;
-  if (!root_ || line.handle.empty() || line.handle.size() > MAX_HANDLE_SZ)
-    return true;
-  struct {
-    struct file_handle head;
-    char room[MAX_HANDLE_SZ];
-  } handle = {};
-  handle.head.handle_bytes = static_cast<unsigned>(line.handle.size());
-  handle.head.handle_type = line.handle_type;
-  std::copy(line.handle.begin(), line.handle.end(),
-            reinterpret_cast<char*>(handle.head.f_handle));
-  core::UniqueFd object(
-      open_by_handle_at(root_.Get(), &handle.head, O_PATH | O_CLOEXEC));
-  if (!object)
-    return true;
-  const std::string name = "/proc/self/fd/" + std::to_string(object.Get());
-  auto link = ReadLink(AT_FDCWD, name.c_str());
-  auto st = PeekAt(object.Get(), "");
-  if (!link || !st)
-    return true;
-  // Both links are on one mount, so their difference is the path; a look at
-  // where it leads tells it from one that only looks so.
-  const std::optional<std::string> below = PathBelow(root_link_, *link);
-  if (below) {
-    auto there = PeekAt(options_.root_fd, below->c_str());
-    if (there && there->stx_ino == st->stx_ino) {
-      watch->path = below->empty() ? "." : *below;
-      watch->certain = true;
-      return true;
-    }
-    return true;
-  }
-  auto elsewhere = PeekAt(AT_FDCWD, link->c_str());
-  return !(elsewhere && elsewhere->stx_ino == st->stx_ino &&
-           DevOf(*elsewhere) == DevOf(*st));
 }
 
 }  // namespace
