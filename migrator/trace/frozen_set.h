@@ -14,11 +14,26 @@
 //
 // A guardian process, forked by Create before anything is stopped, watches the
 // tracer: if the tracer dies it finishes (after Commit) or undoes (before)
-// from the escrow, and thaws all. Nothing here opens files or can reach the
-// target; descriptors come ready from the caller.
+// from the escrow, and thaws all. It shares the tracer's descriptor table, so
+// that descriptors of the tracer stay open as long as it needs them; a socket
+// of the tracer shows its end of file when both have ended, which is when no
+// process is half moved any more.
+//
+// Nothing here opens files or can reach the target; descriptors come ready
+// from the caller. But closing the old descriptors in a process sends FLUSH to
+// the filesystem they are on, and a new directory is asked for permission:
+// whoever serves them must answer in a freeze.
+//
+// What cannot be kept exactly: a receive timeout of a socket (SO_RCVTIMEO)
+// begins anew; io_uring_enter that submitted and waits returns early; POSIX
+// locks on moved files are lost. A process under a seccomp filter makes calls
+// for us only while the tracer lives: if the tracer is killed in the middle of
+// one, the filter may kill the process.
 //
 // Thread contract: one thread uses a FrozenSet; it drives its own tracer
-// threads. All calls are bounded by the deadline given to Freeze.
+// threads. Freeze and Swap are bounded by the deadline given to Freeze, an
+// absolute CLOCK_MONOTONIC time in ns; what must be done in any case (Undo,
+// Thaw) by that and 2 s more.
 
 #include <sys/types.h>
 
@@ -35,7 +50,8 @@ namespace livemv::trace {
 struct FdMove {
   int at = -1;          // number in the process
   int with = -1;        // the new description, in this process; borrowed
-  bool cloexec = false; // FD_CLOEXEC at that number
+                        // until Thaw
+  bool cloexec = false; // FD_CLOEXEC at that number, now and afterwards
 };
 
 // What one thread group (or one thread with tables of its own) receives.
@@ -43,7 +59,7 @@ struct Move {
   pid_t pid = 0;
   pid_t tid = 0;        // the thread whose tables are meant; pid if shared
   std::vector<FdMove> fds;
-  std::optional<int> cwd;  // a directory in this process; borrowed
+  std::optional<int> cwd;  // a directory in this process; borrowed until Thaw
 };
 
 struct Pause {
@@ -60,21 +76,32 @@ struct Unstopped {
 
 class FrozenSet {
  public:
-  // Forks the guardian. Call before the process has threads or locks.
+  // Forks the guardian. Call before the process has threads or locks (kInvalid
+  // else). Makes the process ready for freezes: its memory is locked, its
+  // working directory is / from now on, its limit of descriptors is raised.
   static core::Result<std::unique_ptr<FrozenSet>> Create();
   virtual ~FrozenSet() = default;  // undoes if not committed, and thaws
 
   // Adds pids to the set: stopped and parked when it returns OK. Processes
-  // that are gone are left out silently. On kTimeout or a task that cannot be
-  // stopped the ones of this call are thawed again and *unstopped says why.
+  // that are gone are left out silently; children that are forked meanwhile
+  // are not included, so scan again and add them. On kTimeout (some did not
+  // stop), kConflict (some may not be traced) or another error the ones of
+  // this call are thawed again and *unstopped says why. Between the first
+  // Freeze and Thaw the log is held in memory.
   virtual core::Status Freeze(const std::vector<pid_t>& pids,
                               int64_t deadline_ns,
                               std::vector<Unstopped>* unstopped) = 0;
+  // All moves or none; verified from outside. kTimeout: a call in a process
+  // did not return (a FLUSH that nobody answers). When the error says that
+  // putting back is not complete, Thaw lets go of all others and leaves that
+  // process, parked, to the guardian, which puts it back when it can.
   virtual core::Status Swap(const std::vector<Move>& moves) = 0;
   virtual core::Status Undo() = 0;
   // From here on the guardian finishes instead of undoing.
   virtual void Commit() = 0;
-  // Detaches everybody. Pauses are per process.
+  // Detaches everybody. Pauses are per process. Commits what was swapped and
+  // not undone. kTimeout: somebody was left to the guardian; then this set
+  // cannot freeze again. Afterwards the set can be used anew.
   virtual core::Result<std::vector<Pause>> Thaw() = 0;
 };
 

@@ -1,7 +1,7 @@
 #include "migrator/trace/parking.h"
 
-#include <algorithm>
 #include <string>
+#include <utility>
 
 #include "migrator/trace/remote_memory.h"
 #include "migrator/trace/restart.h"
@@ -95,8 +95,9 @@ core::Result<Registers> Parking::RegistersToRestore(ThreadRecord& record,
                                                     int64_t now_ns) {
   RemoteMemory memory(record.pid, record.tid);
   if (!record.made_again) {
-    if (ShortenRemaining(record.own, memory, now_ns - record.stopped_ns))
-      record.stopped_ns = now_ns;  // a successor must not shorten it twice
+    // Noted first: a successor must not shorten it twice.
+    int64_t passed_ns = now_ns - std::exchange(record.stopped_ns, now_ns);
+    (void)ShortenRemaining(record.own, memory, passed_ns);
     return record.own;
   }
   // A signal came meanwhile: the call ends with EINTR, as it would have.

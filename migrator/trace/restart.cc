@@ -52,7 +52,11 @@ Registers MadeAgainAfter(const Registers& own, const RemoteMemory& memory,
       where = static_cast<uint64_t>((left + 500'000) / 1'000'000);
     }
   } else if (where != 0) {
+    // Of two places the one that is not read: what is read, the timeout at the
+    // last time the call was made again, may be needed once more.
     RemotePtr below = BelowRedZone(own);
+    if (below.address() == where)
+      below = RemotePtr(where - 16);
     if (Shorten(memory, RemotePtr(where), below, UnitNs(full.kind),
                 passed_ns))
       where = below.address();

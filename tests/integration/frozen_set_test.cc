@@ -722,8 +722,9 @@ TEST_F(FrozenSetTest, AStopSignalDuringTheFreezeIsNotLost) {
   EXPECT_EQ(::waitpid(victim.pid(), &told, WUNTRACED), victim.pid());
   EXPECT_TRUE(WIFSTOPPED(told) && WSTOPSIG(told) == SIGSTOP);
   ::kill(victim.pid(), SIGCONT);
+  EXPECT_TRUE(
+      Eventually([&] { return fs::file_size(trees.b() + "/log.0") > 0; }));
   victim.Finish();
-  EXPECT_TRUE(fs::file_size(trees.b() + "/log.0") > 0);
 }
 
 TEST_F(FrozenSetTest, AProcessKilledInTheFreezeDoesNotStopTheOthers) {
@@ -919,6 +920,58 @@ TEST_F(FrozenSetTest, NothingIsLeftInTheProcess) {
       ++k;
   }
   victim.Finish();
+}
+
+TEST_F(FrozenSetTest, AThreadWithTablesOfItsOwnIsMovedByItself) {
+  for (bool leaderless : {false, true}) {
+    Trees trees;
+    Victim victim("own_tables",
+                  leaderless ? std::vector<std::string>{"x"}
+                             : std::vector<std::string>{},
+                  trees.a());
+    pid_t tid = 0;
+    for (auto& entry : fs::directory_iterator(
+             "/proc/" + std::to_string(victim.pid()) + "/task"))
+      tid = std::max(tid, std::stoi(entry.path().filename()));
+    ASSERT_NE(tid, victim.pid());
+    std::string side = trees.a();
+    for (const char* fault : {"", "trace.placed=kill", ""}) {
+      std::string other = trees.Other(side);
+      int status = InTracer([&]() -> int {
+        auto set = FrozenSet::Create();
+        (void)core::ArmFaults(fault);
+        std::vector<Unstopped> unstopped;
+        if (!(*set)->Freeze({victim.pid()}, In(5000), &unstopped))
+          return 1;
+        Plan plan;
+        plan.Add({tid}, side, other);
+        if (plan.moves.size() != 1)
+          return 2;
+        plan.moves[0].pid = victim.pid();
+        plan.moves[0].tid = tid;
+        if (auto swapped = (*set)->Swap(plan.moves); !swapped) {
+          fprintf(stderr, "%s\n", Text(swapped).c_str());
+          return 3;
+        }
+        (*set)->Commit();
+        return (*set)->Thaw() ? 0 : 4;
+      });
+      ASSERT_EQ(WIFSIGNALED(status), *fault != 0) << status;
+      if (*fault == 0) {
+        ASSERT_EQ(status, 0) << leaderless;
+        side = other;
+      }
+      EXPECT_TRUE(CwdIs(tid, side));
+      EXPECT_EQ(DescriptorsIn(tid, side).size(), 1u);
+      if (!leaderless) {
+        EXPECT_TRUE(CwdIs(victim.pid(), "/"));
+      }
+    }
+    long count = std::stol(victim.Finish());
+    EXPECT_EQ(Lines(trees.a() + "/log.20").size() +
+                  Lines(trees.b() + "/log.20").size(),
+              static_cast<size_t>(count));
+  }
 }
 
 // 40 idle processes with three descriptors and a working directory each.
