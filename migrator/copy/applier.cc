@@ -198,6 +198,15 @@ core::Result<Applier::TargetEntry> Applier::LookAtTarget(
   return entry;
 }
 
+core::Result<bool> Applier::IsDeadWithObject(FileId dir) {
+  if (!lane_->objects->Find(dir))
+    return true;  // destroyed meanwhile
+  ASSIGN_OR_RETURN(bool dead, lane_->source->IsDead(dir));
+  if (dead)
+    lane_->graveyard->Add(dir);
+  return dead;
+}
+
 // --- one entry
 
 core::Result<Applier::Seen> Applier::SyncEntry(FileId dir,
@@ -224,8 +233,8 @@ core::Result<bool> Applier::TrySyncEntry(FileId dir, const std::string& name,
   seen->st = source.st;
   auto dirfd = lane_->objects->Path(dir);
   if (!dirfd) {
-    // Destroyed meanwhile: only a deleted directory's object is.
-    if (!lane_->objects->Find(dir))
+    ASSIGN_OR_RETURN(bool dead, IsDeadWithObject(dir));
+    if (dead)
       return true;
     return core::Fail(std::move(dirfd).error());
   }

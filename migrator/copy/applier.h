@@ -71,6 +71,9 @@ class Applier {
                       const core::Stat& st);
   // Moves everything that the target's directory holds into slots.
   core::Status EmptyDir(FileId dir);
+  // For a directory whose object cannot be opened: it was deleted and
+  // destroyed, perhaps by a predecessor whose last records are lost.
+  core::Result<bool> IsDeadWithObject(FileId dir);
   // A directory's object was destroyed.
   void ForgetPlace(FileId id);
 

@@ -180,9 +180,15 @@ core::Result<std::vector<std::string>> TreeScanner::ReadTarget(DirJob* job,
   if (*end)
     return names;
   // A descriptor of its own: the cached one's position is shared.
-  ASSIGN_OR_RETURN(fusefs::SharedFd at, lane_->objects->Path(job->id));
+  auto at = lane_->objects->Path(job->id);
+  if (!at) {
+    ASSIGN_OR_RETURN(*end, applier_->IsDeadWithObject(job->id));
+    if (*end)
+      return names;
+    return core::Fail(std::move(at).error());
+  }
   ASSIGN_OR_RETURN(core::UniqueFd fd,
-                   sys_->OpenAt(at->Get(), ".", O_RDONLY | O_DIRECTORY));
+                   sys_->OpenAt((*at)->Get(), ".", O_RDONLY | O_DIRECTORY));
   ASSIGN_OR_RETURN(std::vector<core::DirEntry> entries,
                    sys_->ReadDir(fd.Get(), job->next, kPieceBytes));
   *end = entries.empty();

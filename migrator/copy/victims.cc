@@ -104,8 +104,12 @@ core::Status Victims::Destroy(FileId id, bool* gone) {
   const int slots = lane_->objects->SlotsFd();
   auto object = lane_->objects->Find(id);
   if (object) {
-    if (object->type == S_IFDIR)
-      TRY(applier_->EmptyDir(id));
+    if (object->type == S_IFDIR) {
+      auto emptied = applier_->EmptyDir(id);
+      // Destroyed by a predecessor whose last records are lost.
+      if (!emptied && emptied.error().sys_errno != ESTALE)
+        return emptied;
+    }
     // Our descriptors would leave a .nfs name behind.
     lane_->objects->Drop(id);
   }
