@@ -25,6 +25,7 @@
 #include "core/unique_fd.h"
 #include "migrator/trace/frozen_set.h"
 #include "migrator/trace/ptrace_ops.h"
+#include "tests/support/victim_path.h"
 
 namespace livemv::trace {
 namespace {
@@ -159,8 +160,7 @@ TEST(FrozenSetFuse, AHungFlushKeepsNobodyElse) {
   ::close(release[0]);
 
   // One on the FUSE filesystem, one beside it.
-  std::string path =
-      (fs::read_symlink("/proc/self/exe").parent_path() / "victims/idle");
+  std::string path = VictimPath("idle");
   auto start = [&](const std::string& cwd, int from, int to) {
     pid_t pid = ::fork();
     if (pid == 0) {

@@ -34,6 +34,7 @@
 #include "core/fault_points.h"
 #include "core/unique_fd.h"
 #include "migrator/trace/ptrace_ops.h"
+#include "tests/support/victim_path.h"
 
 namespace livemv::trace {
 namespace {
@@ -42,11 +43,6 @@ namespace fs = std::filesystem;
 using core::UniqueFd;
 
 constexpr int64_t kMs = 1'000'000;
-
-std::string VictimPath(const std::string& name) {
-  return (fs::read_symlink("/proc/self/exe").parent_path() / "victims" / name)
-      .string();
-}
 
 // Waits, looking often, until ready() or 20 s have passed.
 bool Eventually(const std::function<bool()>& ready) {
