@@ -23,7 +23,11 @@ json ToJson(const Settings& s) {
           {"auto_cutover", s.auto_cutover},
           {"max_pause_ns", s.max_pause_ns},
           {"reserve_bytes", s.reserve_bytes},
-          {"faults", s.faults}};
+          {"faults", s.faults},
+          {"overlay_dev", static_cast<uint64_t>(s.overlay_dev)},
+          {"dir_is_mount", s.dir_is_mount},
+          {"source_device", s.source_device},
+          {"fstab_line", s.fstab_line}};
 }
 
 Result<Settings> FromJson(const json& j) {
@@ -41,6 +45,10 @@ Result<Settings> FromJson(const json& j) {
     s.max_pause_ns = j.at("max_pause_ns");
     s.reserve_bytes = j.at("reserve_bytes");
     s.faults = j.at("faults");
+    s.overlay_dev = j.at("overlay_dev").get<uint64_t>();
+    s.dir_is_mount = j.at("dir_is_mount");
+    s.source_device = j.at("source_device");
+    s.fstab_line = j.at("fstab_line");
   } catch (const json::exception& e) {
     return Fail(ErrorCode::kCorrupt, std::string("settings: ") + e.what());
   }

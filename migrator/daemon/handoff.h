@@ -7,6 +7,8 @@
 //
 // Thread contract: plain values.
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <map>
 #include <string>
@@ -31,8 +33,13 @@ struct Settings {
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
   int64_t reserve_bytes = 0;  // of the journal, made at start
-  // Environment for fault points; empty in earnest.
+  // LIVEMV_FAULTS of the command that started it; empty in earnest.
   std::string faults;
+  dev_t overlay_dev = 0;       // st_dev of the overlay
+  bool dir_is_mount = false;   // DIR was a mount point of its own
+  std::string source_device;   // as in mountinfo, for the reclaim's advice
+  // What `finish` prints for /etc/fstab.
+  std::string fstab_line;
 };
 
 // Names of descriptors. A role takes those it knows and closes the rest.

@@ -63,7 +63,8 @@ std::string StatusToJson(const MigrationStatus& s, int indent) {
             {"redo_left", s.redo_left},
             {"attempts", s.attempts},
             {"max_pause_ms", Ms(s.max_pause_ns)},
-            {"scanned", s.scanned}};
+            {"scanned", s.scanned},
+            {"problem", s.problem}};
   return j.dump(indent, ' ', false, json::error_handler_t::replace);
 }
 
@@ -99,6 +100,7 @@ Result<MigrationStatus> StatusFromJson(const std::string& text) {
     s.max_pause_ns =
         static_cast<int64_t>(j.value("max_pause_ms", 0.0) * 1e6 + 0.5);
     s.scanned = j.value("scanned", false);
+    s.problem = j.value("problem", 0);
   } catch (const json::exception& e) {
     return Fail(ErrorCode::kCorrupt, std::string("the status: ") + e.what());
   }

@@ -57,6 +57,9 @@ struct MigrationStatus {
   uint32_t attempts = 0;   // freezes of the current cutover that failed
   int64_t max_pause_ns = 0;
   bool scanned = false;    // the tree was read to its end once
+  // Exit code for those who wait, when waiting longer has no point: 5 given
+  // up, 7 verification, 9 needs a human; 0: none.
+  int problem = 0;
   bool operator==(const MigrationStatus&) const = default;
 };
 

@@ -145,12 +145,20 @@ Result<std::vector<UniqueFd>> OverlayClient::OpenOnTarget(
                                 {"deadline", deadline_ns},
                                 {"asks", list}}),
                           deadline_ns));
-    if (answer.fds.size() != end - first)
+    // One character an ask: '1' has a descriptor, '0' is an object that is
+    // gone.
+    const std::string have =
+        json::parse(answer.text, nullptr, false).value("have", "");
+    auto opened =
+        static_cast<size_t>(std::count(have.begin(), have.end(), '1'));
+    if (have.size() != end - first || opened != answer.fds.size())
       return Fail(ErrorCode::kCorrupt,
-                  "the worker opened " + std::to_string(answer.fds.size()) +
-                      " of " + std::to_string(end - first) + " files");
-    for (UniqueFd& fd : answer.fds)
-      out.push_back(std::move(fd));
+                  "the worker answered for " + std::to_string(have.size()) +
+                      " of " + std::to_string(end - first) + " files, with " +
+                      std::to_string(answer.fds.size()) + " descriptors");
+    size_t next = 0;
+    for (char c : have)
+      out.push_back(c == '1' ? std::move(answer.fds[next++]) : UniqueFd());
   }
   return out;
 }
@@ -210,8 +218,13 @@ json Answer(const json& request, cutover::OverlayControl& control,
         control.OpenOnTarget(asks, deadline);
     if (!opened)
       return ErrorJson(opened.error());
-    *fds = std::move(*opened);
-    return {{"ok", true}};
+    std::string have;
+    for (UniqueFd& fd : *opened) {
+      have += fd ? '1' : '0';
+      if (fd)
+        fds->push_back(std::move(fd));
+    }
+    return {{"ok", true}, {"have", have}};
   }
   if (op == "flush_round")
     return ReportJson(control.FlushRound(deadline));

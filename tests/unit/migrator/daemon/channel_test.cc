@@ -131,7 +131,9 @@ class FakeOverlay final : public cutover::OverlayControl {
     for (const auto& ask : asks) {
       hints.push_back(ask.path_hint);
       ids.push_back(ask.id);
-      out.emplace_back(::open("/tmp", O_PATH | O_CLOEXEC));
+      out.emplace_back(ask.path_hint == "gone"
+                           ? -1
+                           : ::open("/tmp", O_PATH | O_CLOEXEC));
     }
     return out;
   }
@@ -197,10 +199,15 @@ TEST_F(OverlayChannelTest, ManyDescriptorsComeInOrderWithTheirPathBytes) {
   std::vector<cutover::OpenAsk> asks;
   for (int i = 0; i < 350; i++)
     asks.push_back({state::FileId(1'000'000'000'000ull + i), O_RDWR,
-                    i == 7 ? std::string("caf\xe9/\xff\n") : "f"});
+                    i == 7    ? std::string("caf\xe9/\xff\n")
+                    : i == 99 ? std::string("gone")
+                              : std::string("f")});
   auto got = client_->OpenOnTarget(asks, In(10000));
   ASSERT_TRUE(got) << got.error().ToString();
-  EXPECT_EQ(got->size(), 350u);
+  ASSERT_EQ(got->size(), 350u);
+  EXPECT_FALSE((*got)[99]);
+  EXPECT_TRUE((*got)[98]);
+  EXPECT_TRUE((*got)[349]);
   ASSERT_EQ(fake_.ids.size(), 350u);
   EXPECT_EQ(fake_.ids[349], 1'000'000'000'349ull);
   EXPECT_EQ(fake_.hints[7], "caf\xe9/\xff\n");

@@ -1,0 +1,43 @@
+#pragma once
+
+// `start`: makes everything that a migration needs before its first process
+// exists, and undoes it if something is missing. What may block (mounting the
+// target) happens here, on the user's terminal, not in the supervisor.
+//
+// Thread contract: one thread, in a process without others.
+
+#include <cstdint>
+#include <string>
+
+#include "core/result.h"
+#include "migrator/daemon/children.h"
+#include "migrator/daemon/exit_code.h"
+#include "migrator/daemon/handoff.h"
+#include "migrator/daemon/registry.h"
+
+namespace livemv::daemon {
+
+struct StartRequest {
+  std::string dir;     // normal form
+  std::string target;  // "host:/path", or a directory in normal form
+  std::string state_parent = "/var/lib/livemv";
+  std::string mount_options;
+  bool auto_cutover = true;
+  int64_t max_pause_ns = 200'000'000;
+};
+
+struct Refusal {
+  Exit exit = Exit::kBlocked;
+  std::string message;
+};
+
+struct Launched {
+  Settings settings;
+  Child supervisor;  // its channel carries one Reply when redirect is live
+};
+
+// What could not be made is in Refusal; nothing is left behind then.
+std::expected<Launched, Refusal> Launch(Registry& registry,
+                                        const StartRequest& request);
+
+}  // namespace livemv::daemon

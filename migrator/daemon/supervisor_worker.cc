@@ -1,0 +1,215 @@
+// The supervisor's side of the worker's process.
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/log.h"
+#include "migrator/daemon/paths.h"
+#include "migrator/daemon/supervisor.h"
+
+namespace livemv::daemon {
+
+using core::Result;
+using core::Status;
+using nlohmann::json;
+
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+// The worker beats four times a second, from a thread that waits for nothing.
+constexpr int64_t kNoBeatNs = 10 * kSecond;
+constexpr int64_t kFirstBackoffNs = kSecond / 20;
+constexpr int64_t kLongestBackoffNs = 5 * kSecond;
+
+}  // namespace
+
+void Supervisor::StartWorker() {
+  json extra = {{"resume", worker_was_ready_}, {"orphans", orphans_.size()}};
+  std::vector<std::pair<std::string, int>> fds;
+  for (const char* name :
+       {fd_name::kFuse, fd_name::kSource, fd_name::kTarget,
+        fd_name::kSavedInit, fd_name::kIntents, fd_name::kHeartbeat})
+    fds.emplace_back(name, Fd(name));
+  worker_started_ns_ = MonotonicNs();
+  last_beat_ns_ = worker_started_ns_;
+  Result<Child> child =
+      Spawn({"worker", &settings_, extra.dump(), fds}, false);
+  if (!child) {
+    LOG_ERROR("{}", child.error().ToString());
+    worker_backoff_ns_ = std::clamp(worker_backoff_ns_ * 2, kFirstBackoffNs,
+                                    kLongestBackoffNs);
+    loop_.At(MonotonicNs() + worker_backoff_ns_, [this] { StartWorker(); });
+    return;
+  }
+  worker_ = std::move(*child);
+  for (const auto& [id, fd] : orphans_) {
+    if (Status told = TellWorker(json({{"id", id}}).dump(), {fd.Get()}); !told)
+      LOG_ERROR("orphan {:#x}: {}", id, told.error().ToString());
+  }
+  LOG_INFO("worker {} started{}", worker_.pid,
+           worker_was_ready_ ? ", to go on where its predecessor ended" : "");
+  loop_.Watch(worker_.channel.Fd(), POLLIN, [this] { OnWorkerMessage(); });
+  loop_.Watch(worker_.pidfd.Get(), POLLIN, [this] { OnWorkerEnd(); });
+  WriteStateFile();
+}
+
+Status Supervisor::TellWorker(const std::string& text,
+                              const std::vector<int>& fds) {
+  if (!worker_)
+    return Fail(core::ErrorCode::kGone, "the worker is being restarted");
+  // A worker that does not read is found by its heartbeat, not waited for.
+  return worker_.channel.Send(text, fds, 0);
+}
+
+void Supervisor::TakeStatus(MigrationStatus status) {
+  const bool changed = status.state != status_.state;
+  status_ = std::move(status);
+  if (!changed)
+    return;
+  LOG_INFO("state: {}{}{}", status_.state, status_.reason.empty() ? "" : ", ",
+           status_.reason);
+  if (status_.state == "copying" || status_.state == "paused") {
+    schedule_.Reset();
+    reason_.clear();
+  }
+  WriteStateFile();
+}
+
+void Supervisor::OnWorkerMessage() {
+  // Everything that is there: a report of the end may follow a status.
+  for (;;) {
+    Result<Message> message = worker_.channel.Receive(0);
+    if (!message) {
+      if (message.error().code != core::ErrorCode::kTimeout)
+        loop_.Forget(worker_.channel.Fd());  // its end is seen by the pidfd
+      return;
+    }
+    json j = json::parse(message->text, nullptr, false);
+    if (!j.is_object())
+      continue;
+    const std::string op = j.value("op", "");
+    if (op == "ready") {
+      if (worker_was_ready_)
+        reason_.clear();
+      worker_ready_ = true;
+      worker_was_ready_ = true;
+      worker_backoff_ns_ = 0;
+      // Killed in the middle of a re-anchoring: that process has seen its
+      // channel close and puts everything back.
+      Consider();
+    } else if (op == "status") {
+      Result<MigrationStatus> status =
+          StatusFromJson(j.value("status", json::object()).dump());
+      if (!status) {
+        LOG_ERROR("{}", status.error().ToString());
+        continue;
+      }
+      TakeStatus(std::move(*status));
+      Push();
+      Consider();
+    } else if (op == "answer") {
+      auto it = asked_.find(j.value("n", uint64_t{0}));
+      if (it == asked_.end())
+        continue;
+      ClientId client = it->second;
+      asked_.erase(it);
+      j.erase("op");
+      j.erase("n");
+      Answer(client,
+             j.dump(-1, ' ', false, json::error_handler_t::replace));
+    } else if (op == "abort_ready") {
+      abort_ready_ = true;
+      next_try_ns_ = 0;
+      Consider();
+    } else if (op == "orphan") {
+      if (message->fds.size() == 1)
+        orphans_[j.value("id", uint64_t{0})] = std::move(message->fds[0]);
+    } else if (op == "orphan_gone") {
+      orphans_.erase(j.value("id", uint64_t{0}));
+    } else if (op == "refused" && !j.value("final", false)) {
+      reason_ = j.value("reason", "");
+    } else if (op == "refused") {
+      // No worker can serve this migration.
+      recovery_ = j.value("recovery", "");
+      reason_ = j.value("reason", "");
+      status_.problem = static_cast<int>(Exit::kHuman);
+      if (!live_) {
+        Finished(static_cast<Exit>(j.value("exit", 4)),
+                 reason_ + "\n" + Printable(settings_.dir) +
+                     " is as it was before; nothing was moved.");
+        return;
+      }
+      status_.state = "stuck";
+      worker_stopping_ = true;
+      Push();
+    } else if (op == "ended") {
+      worker_stopping_ = true;
+      gone_state_ = j.value("state", "");
+      // The re-anchorer that took the overlay off has its report to give yet.
+      if (!reanchorer_)
+        OverlayGone(gone_state_);
+      return;
+    }
+  }
+}
+
+void Supervisor::OnWorkerEnd() {
+  // The last words may still be unread.
+  if (worker_.channel) {
+    OnWorkerMessage();
+    loop_.Forget(worker_.channel.Fd());
+  }
+  loop_.Forget(worker_.pidfd.Get());
+  // Reaped only now: until the whole thread group is gone its replies and its
+  // writes may still land, and nothing may be resent.
+  Result<Ended> ended = Reap(worker_);
+  worker_ = Child();
+  worker_ready_ = false;
+  status_.worker_pid = 0;
+  LOG_INFO("worker {}", ended ? ended->ToString() : ended.error().ToString());
+  for (const auto& [n, client] : asked_)
+    Answer(client, MakeReply(Exit::kHuman,
+                             "the worker died while it worked on this; it is "
+                             "being restarted, try again"));
+  asked_.clear();
+  if (worker_stopping_)
+    return;
+  if (MonotonicNs() - worker_started_ns_ > 60 * kSecond)
+    worker_backoff_ns_ = 0;
+  int64_t wait = worker_backoff_ns_;
+  worker_backoff_ns_ = std::clamp(worker_backoff_ns_ * 2, kFirstBackoffNs,
+                                  kLongestBackoffNs);
+  if (wait == 0)
+    StartWorker();
+  else
+    loop_.At(MonotonicNs() + wait, [this] {
+      if (!worker_ && !worker_stopping_)
+        StartWorker();
+    });
+}
+
+void Supervisor::CheckHeartbeat() {
+  loop_.At(MonotonicNs() + kSecond, [this] { CheckHeartbeat(); });
+  if (!worker_)
+    return;
+  const int64_t now = MonotonicNs();
+  const uint64_t beats = heartbeat_->Beats();
+  if (beats != last_beat_) {
+    last_beat_ = beats;
+    last_beat_ns_ = now;
+    return;
+  }
+  if (now - last_beat_ns_ < kNoBeatNs || worker_stopping_)
+    return;
+  LOG_ERROR("worker {} has had no heartbeat for {} s: replaced", worker_.pid,
+            (now - last_beat_ns_) / kSecond);
+  last_beat_ns_ = now;
+  ::syscall(SYS_pidfd_send_signal, worker_.pidfd.Get(), SIGKILL, nullptr, 0);
+}
+
+}  // namespace livemv::daemon

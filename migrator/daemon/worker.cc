@@ -1,0 +1,530 @@
+#include "migrator/daemon/worker.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/log.h"
+#include "migrator/daemon/children.h"
+#include "migrator/daemon/exit_code.h"
+#include "migrator/daemon/inspect.h"
+#include "migrator/daemon/overlay_channel.h"
+#include "migrator/daemon/paths.h"
+#include "migrator/daemon/roles.h"
+#include "migrator/proc/process_snapshot.h"
+#include "migrator/proc/verdict.h"
+
+namespace livemv::daemon {
+
+using core::ErrorCode;
+using core::Result;
+using core::Status;
+using core::UniqueFd;
+using fusefs::StopReason;
+using nlohmann::json;
+using state::Event;
+using state::MigrationState;
+
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+constexpr int64_t kTickNs = kSecond / 10;
+constexpr int64_t kStatusEveryNs = kSecond / 5;
+constexpr auto kBeatEvery = std::chrono::milliseconds(250);
+constexpr auto kWatchEvery = std::chrono::seconds(2);
+// How long a synced tree may be unproved (a chunk that is being written again)
+// before the state says so.
+constexpr int64_t kUnsyncedAfterNs = 2 * kSecond;
+// More files than this are not summed up one by one.
+constexpr size_t kMaxSummed = 200'000;
+
+std::string Dump(const json& j) {
+  return j.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+void Detached(const char* name, std::function<void()> body) {
+  std::thread([name, body = std::move(body)] {
+    ::pthread_setname_np(::pthread_self(), name);
+    body();
+  }).detach();
+}
+
+}  // namespace
+
+Status SupervisorLink::Say(const std::string& text,
+                           const std::vector<int>& fds) {
+  std::lock_guard lock(mu_);
+  return channel_.Send(text, fds, 0);
+}
+
+Status SupervisorLink::Keep(state::FileId id, int fd) {
+  return Say(Dump({{"op", "orphan"}, {"id", id}}), {fd});
+}
+
+void SupervisorLink::LetGo(state::FileId id) {
+  // A descriptor too many in the supervisor does no harm but to hold space.
+  if (Status said = Say(Dump({{"op", "orphan_gone"}, {"id", id}})); !said)
+    LOG_WARN("orphan {:#x}: {}", id, said.error().ToString());
+}
+
+Worker::Worker(std::unique_ptr<WorkerParts> parts, SupervisorLink* link)
+    : parts_(std::move(parts)), link_(link), overlay_(parts_.get()) {}
+
+Status Worker::Begin(bool resume) {
+  PhaseKeeper& phase = *parts_->phase;
+  if (phase.state() == MigrationState::kPlanned)
+    TRY(phase.Advance(Event::kAttach, ""));
+  if (phase.state() == MigrationState::kCuttingOver)
+    TRY(phase.target_is_truth()
+            ? phase.Advance(Event::kCommitted, "the worker was replaced")
+            : phase.Advance(Event::kCutoverGivenUp,
+                            "the worker died during the cutover"));
+  parts_->StartServing();
+  TRY(parts_->session->Start(resume));
+  if (resume && !parts_->session->resent())
+    LOG_WARN("this kernel cannot resend requests (Linux 6.9 can): those that "
+             "the predecessor had read stay unanswered");
+  const MigrationState state = phase.state();
+  if (state != MigrationState::kAttaching && !phase.target_is_truth() &&
+      !phase.source_is_truth())
+    parts_->StartCopying();
+  if (state == MigrationState::kPaused || state == MigrationState::kAborting)
+    parts_->engine->Pause();
+  if (state == MigrationState::kAborting && !phase.source_is_truth())
+    Detached("copyback", [this] { CopyBackMain(); });
+  else if (state == MigrationState::kAborting)
+    TRY(link_->Say(R"({"op":"abort_ready"})"));
+  return link_->Say(R"({"op":"ready"})");
+}
+
+int Worker::Run(bool resume) {
+  Detached("heartbeat", [this] {
+    for (;;) {
+      parts_->heartbeat->Beat();
+      std::this_thread::sleep_for(kBeatEvery);
+    }
+  });
+  if (Status begun = Begin(resume); !begun) {
+    const std::string why = begun.error().ToString();
+    LOG_ERROR("{}", why);
+    return 1;
+  }
+  Detached("watch", [this] { WatchMain(); });
+  Detached("session", [this] {
+    StopReason reason = parts_->session->Wait();
+    OverlayEnded(reason);
+  });
+  Loop();
+  parts_->StopThreads();
+  return exit_;
+}
+
+void Worker::Loop() {
+  int64_t next_status = 0;
+  while (!done_) {
+    if (supervisor_gone_) {
+      // The overlay has users: it is served for as long as it is there.
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      Prove();
+      continue;
+    }
+    Result<Message> message = link_->Receive(MonotonicNs() + kTickNs);
+    if (message) {
+      OnMessage(std::move(*message));
+    } else if (message.error().code != ErrorCode::kTimeout) {
+      LOG_ERROR("the supervisor is gone: {}; the overlay is served on",
+                message.error().ToString());
+      supervisor_gone_ = true;
+    }
+    Prove();
+    if (MonotonicNs() >= next_status) {
+      PushStatus();
+      next_status = MonotonicNs() + kStatusEveryNs;
+    }
+  }
+}
+
+void Worker::OnMessage(Message message) {
+  json j = json::parse(message.text, nullptr, false);
+  if (!j.is_object())
+    return;
+  const std::string op = j.value("op", "");
+  if (op == "overlay_control" && message.fds.size() == 1)
+    ServeReanchorer(std::move(message.fds[0]));
+  else if (op == "ask")
+    OnAsk(message.text);
+  else if (op == "stop")
+    Stop();
+  else
+    LOG_WARN("the supervisor said '{}', which nobody understands", op);
+}
+
+void Worker::ServeReanchorer(UniqueFd fd) {
+  Detached("reanchor", [this, raw = fd.Release()] {
+    Channel channel{UniqueFd(raw)};
+    std::lock_guard lock(overlay_mu_);
+    Status served = ServeOverlayControl(channel, overlay_);
+    if (!served)
+      LOG_ERROR("re-anchorer: {}", served.error().ToString());
+    overlay_.PeerGone();
+  });
+}
+
+void Worker::Answer(uint64_t n, Exit exit, const std::string& text) {
+  Status said = link_->Say(Dump({{"op", "answer"},
+                                 {"n", n},
+                                 {"exit", static_cast<int>(exit)},
+                                 {"message", text}}));
+  if (!said)
+    LOG_WARN("answer: {}", said.error().ToString());
+}
+
+void Worker::OnAsk(const std::string& text) {
+  json j = json::parse(text);
+  const auto n = j.value("n", uint64_t{0});
+  const std::string verb = j.value("verb", "");
+  if (verb == "pause" || verb == "resume") {
+    const bool pause = verb == "pause";
+    const MigrationState state = parts_->phase->state();
+    if ((state == MigrationState::kPaused) == pause &&
+        (pause || state == MigrationState::kCopying))
+      return Answer(n, Exit::kDone, "the copier is " +
+                                        std::string(pause ? "paused" :
+                                                            "running") +
+                                        " already");
+    Status advanced = parts_->phase->Advance(
+        pause ? Event::kPause : Event::kResume, pause ? "by the operator" : "");
+    if (!advanced)
+      return Answer(n, Exit::kBlocked,
+                    "the migration is " +
+                        std::string(state::StateName(state)) + "; '" + verb +
+                        "' is for " +
+                        (pause ? "one that is copying" : "a paused one"));
+    if (pause)
+      parts_->engine->Pause();
+    else
+      parts_->engine->Resume();
+    PushStatus();
+    return Answer(n, Exit::kDone,
+                  pause ? "the copier is paused; new data goes on to the target"
+                        : "the copier runs again");
+  }
+  if (verb == "abort")
+    return BeginAbort(n);
+  if (verb == "inspect") {
+    InspectRequest request{j.value("path", ""), j.value("pending", false),
+                           j.value("remote", false)};
+    return Detached("inspect", [this, n, request] {
+      Result<Inspection> got = Inspect(parts_.get(), request);
+      if (!got)
+        return Answer(n, Exit::kBlocked, got.error().ToString());
+      Status said = link_->Say(Dump({{"op", "answer"},
+                                     {"n", n},
+                                     {"exit", 0},
+                                     {"message", got->text},
+                                     {"details", json::parse(got->details)}}));
+      if (!said)
+        Answer(n, Exit::kBlocked, "the answer is too long; name a file");
+    });
+  }
+  Answer(n, Exit::kUsage, "the worker does not know '" + verb + "'");
+}
+
+void Worker::Prove() {
+  PhaseKeeper& phase = *parts_->phase;
+  const MigrationState state = phase.state();
+  if (state != MigrationState::kCopying && state != MigrationState::kSynced)
+    return;
+  why_not_synced_ = parts_->WhyNotSynced();
+  const int64_t now = MonotonicNs();
+  if (why_not_synced_.empty())
+    unproved_since_ns_ = 0;
+  else if (unproved_since_ns_ == 0)
+    unproved_since_ns_ = now;
+  // A re-anchorer may advance the state meanwhile: then the table refuses.
+  Status advanced;
+  if (state == MigrationState::kCopying && why_not_synced_.empty())
+    advanced = phase.Advance(Event::kSynced, "");
+  else if (state == MigrationState::kSynced && unproved_since_ns_ != 0 &&
+           now - unproved_since_ns_ > kUnsyncedAfterNs)
+    advanced = phase.Advance(Event::kUnsynced, why_not_synced_);
+  if (!advanced && advanced.error().code != ErrorCode::kConflict)
+    LOG_ERROR("{}", advanced.error().ToString());
+}
+
+MigrationStatus Worker::MakeStatus() {
+  MigrationStatus s;
+  const MigrationState state = parts_->phase->state();
+  s.id = parts_->settings.id;
+  s.source = parts_->settings.dir;
+  s.target = parts_->settings.target;
+  s.state = state::StateName(state);
+  s.max_pause_ns = parts_->settings.max_pause_ns;
+  s.worker_pid = ::getpid();
+  copy::CopyEngine::Progress progress = parts_->engine->GetProgress();
+  copy::TreeScanner::Totals tree = parts_->scanner->totals();
+  fusefs::Redo::Counters redo = parts_->redo->Count();
+  std::string abort_trouble;
+  {
+    std::lock_guard lock(watch_mu_);
+    s.holders = holders_;
+    s.bytes.remote = remote_bytes_;
+    s.files.remote = remote_files_;
+    abort_trouble = abort_trouble_;
+  }
+  s.scanned = parts_->scanner->Done();
+  s.bytes.copied = progress.bytes_copied;
+  s.bytes.total =
+      std::max(tree.bytes, progress.bytes_total) + s.bytes.remote;
+  s.files.total = std::max(tree.files, progress.files_total);
+  s.files.copied = progress.files_copied;
+  s.rate = progress.bytes_per_second;
+  s.redo_left = redo.pending;
+  if (state == MigrationState::kSynced) {
+    // What was proved counts, whatever the order in which it was met.
+    s.bytes.copied = s.bytes.total - s.bytes.remote;
+    s.files.copied = s.files.total - std::min(s.files.total, s.files.remote);
+  }
+  if (s.scanned && s.rate >= 1) {
+    uint64_t done = std::min(s.bytes.total, s.bytes.copied + s.bytes.remote);
+    s.eta_s = static_cast<int64_t>(
+        static_cast<double>(s.bytes.total - done) / s.rate);
+  }
+  s.reason = parts_->phase->reason();
+  auto add = [&s](const std::string& text) {
+    if (!text.empty())
+      s.reason += (s.reason.empty() ? "" : "; ") + text;
+  };
+  if (state == MigrationState::kCopying && s.scanned)
+    add(why_not_synced_);
+  if (state == MigrationState::kCopying || state == MigrationState::kSynced) {
+    add(progress.reason);
+    add(redo.last_error);
+    add(parts_->barrier->last_error());
+  }
+  if (redo.set_aside > 0)
+    add(std::to_string(redo.set_aside) +
+        " names or attributes were refused by the target");
+  if (state == MigrationState::kAborting)
+    add(abort_trouble);
+  std::vector<copy::CopyEngine::VerifyFailure> bad =
+      parts_->engine->VerifyFailures();
+  if (!bad.empty()) {
+    s.problem = static_cast<int>(Exit::kMismatch);
+    add(std::to_string(bad.size()) +
+        " chunks read back differently from the target twice; the source has "
+        "them whole. Check the target's storage, then abort and start again");
+  }
+  if (supervisor_gone_)
+    add("the supervisor is gone");
+  return s;
+}
+
+void Worker::PushStatus() {
+  MigrationStatus status = MakeStatus();
+  constexpr size_t kMostHolders = 300;
+  if (status.holders.size() > kMostHolders)
+    status.holders.resize(kMostHolders);
+  // A full channel means a newer status will do.
+  Status said = link_->Say(
+      "{\"op\":\"status\",\"status\":" + StatusToJson(status) + "}");
+  if (!said && said.error().code != ErrorCode::kTimeout &&
+      said.error().code != ErrorCode::kGone)
+    LOG_WARN("status: {}", said.error().ToString());
+}
+
+void Worker::BeginAbort(uint64_t n) {
+  if (abort_running_.exchange(true))
+    return Answer(n, Exit::kDone, "the abort is under way");
+  Detached("abort", [this, n] {
+    Status begun = overlay_.BeginAbort("by the operator");
+    if (!begun) {
+      abort_running_ = false;
+      const bool conflict = begun.error().code == ErrorCode::kConflict;
+      if (!conflict && parts_->phase->state() != MigrationState::kAborting)
+        parts_->engine->Resume();
+      return Answer(n, Exit::kBlocked, begun.error().ToString());
+    }
+    PushStatus();
+    Answer(n, Exit::kDone, "aborting: new data is brought back to the source");
+    CopyBackMain();
+  });
+}
+
+void Worker::CopyBackMain() {
+  abort_running_ = true;
+  bool told = false;
+  int64_t backoff_ms = 100;
+  while (!done_ && !parts_->phase->source_is_truth()) {
+    Result<bool> more = overlay_.CopyBackStep();
+    {
+      std::lock_guard lock(watch_mu_);
+      abort_trouble_ = more ? "" : more.error().ToString();
+    }
+    if (!more) {
+      LOG_WARN("copy back: {}", more.error().ToString());
+      std::this_thread::sleep_for(std::chrono::milliseconds(backoff_ms));
+      backoff_ms = std::min<int64_t>(backoff_ms * 2, 5000);
+      continue;
+    }
+    backoff_ms = 100;
+    if (*more)
+      continue;
+    if (!told) {
+      told = true;
+      if (Status said = link_->Say(R"({"op":"abort_ready"})"); !said) {
+        LOG_WARN("abort: {}", said.error().ToString());
+        told = false;
+      }
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+void Worker::WatchMain() {
+  struct stat st{};
+  if (::fstat(parts_->source->RootFd(), &st) != 0)
+    LOG_WARN("the source's root cannot be looked at");
+  proc::TreeRef tree;
+  tree.dev = tree.sb_dev = parts_->settings.overlay_dev;
+  tree.root_ino = st.st_ino;
+  tree.path_in_fs = "/";
+  proc::Options options;
+  options.exclude.insert(::getpid());
+  options.descriptions = false;
+  while (!done_) {
+    std::vector<HolderLine> holders;
+    if (Result<proc::Snapshot> snapshot = proc::Capture(tree, options)) {
+      const std::set<uint64_t> written =
+          proc::WrittenInodes(snapshot->holders);
+      for (const proc::Holder& holder : snapshot->holders) {
+        proc::Verdict verdict = proc::Judge(holder, written);
+        HolderLine line;
+        line.pid = holder.pid;
+        line.command = holder.comm;
+        line.verdict = proc::MovabilityName(verdict.movability);
+        line.reason = verdict.Line();
+        for (const proc::Task& task : holder.tasks)
+          line.cwds += task.cwd.has_value();
+        line.fds = static_cast<uint32_t>(holder.FdCount());
+        line.maps = static_cast<uint32_t>(holder.mappings.size());
+        holders.push_back(std::move(line));
+      }
+    }
+    uint64_t bytes = 0, files = 0;
+    std::vector<state::FileId> known = parts_->table->KnownFiles();
+    if (known.size() > kMaxSummed)
+      known.clear();
+    for (state::FileId id : known) {
+      fusefs::FileRef record = parts_->table->Find(id);
+      if (!record)
+        continue;
+      core::MutexLock lock(record->mu);
+      const fusefs::FileFacts& facts = record->facts;
+      if (!facts.size_known || facts.size <= facts.map.local_end())
+        continue;
+      bytes += facts.size - facts.map.local_end();
+      files++;
+    }
+    {
+      std::lock_guard lock(watch_mu_);
+      holders_ = std::move(holders);
+      remote_bytes_ = bytes;
+      remote_files_ = files;
+    }
+    std::this_thread::sleep_for(kWatchEvery);
+  }
+}
+
+void Worker::OverlayEnded(StopReason reason) {
+  if (done_)
+    return;
+  if (reason != StopReason::kUnmounted) {
+    LOG_ERROR("the FUSE session ended: {}", parts_->session->error());
+    // The supervisor starts a successor, which gets the unanswered requests.
+    ::_exit(1);
+  }
+  // A re-anchorer that is just finishing may still advance the state.
+  std::lock_guard lock(overlay_mu_);
+  PhaseKeeper& phase = *parts_->phase;
+  std::string ended = "lost";
+  Status advanced;
+  const MigrationState state = phase.state();
+  if (state == MigrationState::kCuttingOver && phase.target_is_truth())
+    advanced = phase.Advance(Event::kCommitted, "");
+  if (phase.state() == MigrationState::kDraining) {
+    std::lock_guard victims(parts_->victims_mu);
+    if (Status removed = parts_->victims->RemovePrivate(); !removed)
+      LOG_WARN("{}", removed.error().ToString());
+    advanced = phase.Advance(Event::kDrained, "");
+    ended = "moved";
+  } else if (state == MigrationState::kAborting && phase.source_is_truth()) {
+    advanced = phase.Advance(Event::kAbortDone, "");
+    ended = "aborted";
+  } else if (state == MigrationState::kAttaching) {
+    ended = "detached";
+  }
+  if (!advanced)
+    LOG_ERROR("{}", advanced.error().ToString());
+  LOG_INFO("the overlay has no user left: {}", ended);
+  PushStatus();
+  Status said = link_->Say(Dump({{"op", "ended"}, {"state", ended}}));
+  if (!said)
+    LOG_WARN("{}", said.error().ToString());
+  done_ = true;
+}
+
+void Worker::Stop() {
+  if (parts_->phase->state() == MigrationState::kAttaching) {
+    if (Status removed = parts_->objects->RemovePrivate(); !removed)
+      LOG_WARN("{}", removed.error().ToString());
+  }
+  done_ = true;
+}
+
+int WorkerMain(Handoff handoff, Channel channel) {
+  ProtectFromPressure(true);
+  SupervisorLink link(std::move(channel));
+  json extra = json::parse(handoff.extra, nullptr, false);
+  const bool resume = extra.value("resume", false);
+  std::vector<std::pair<state::FileId, UniqueFd>> orphans;
+  for (uint64_t i = extra.value("orphans", uint64_t{0}); i > 0; i--) {
+    Result<Message> message = link.Receive(MonotonicNs() + 10 * kSecond);
+    if (!message || message->fds.size() != 1) {
+      LOG_ERROR("the orphans' descriptors did not all arrive");
+      return 1;
+    }
+    json j = json::parse(message->text, nullptr, false);
+    orphans.emplace_back(j.value("id", state::kNoFile),
+                         std::move(message->fds[0]));
+  }
+  Result<std::unique_ptr<WorkerParts>> parts =
+      WorkerParts::Make(handoff, &link, std::move(orphans), resume);
+  if (!parts) {
+    LOG_ERROR("{}", parts.error().ToString());
+    Status said = link.Say(
+        Dump({{"op", "refused"},
+              {"final", !resume ||
+                            parts.error().code == ErrorCode::kCorrupt},
+              {"exit", static_cast<int>(Exit::kBlocked)},
+              {"reason", parts.error().ToString()},
+              {"recovery", "The journal in " +
+                               Printable(handoff.settings.state_dir) +
+                               " and both trees must be kept."}}));
+    if (!said)
+      LOG_ERROR("{}", said.error().ToString());
+    return 1;
+  }
+  Worker worker(std::move(*parts), &link);
+  int code = worker.Run(resume);
+  spdlog::shutdown();
+  // Threads may be waiting for a target that does not answer; nothing of
+  // theirs is lost, the journal has it.
+  ::_exit(code);
+}
+
+}  // namespace livemv::daemon

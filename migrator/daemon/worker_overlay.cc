@@ -1,0 +1,294 @@
+#include "migrator/daemon/worker_overlay.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "core/fault_points.h"
+#include "core/log.h"
+#include "migrator/daemon/channel.h"
+#include "migrator/daemon/units.h"
+
+namespace livemv::daemon {
+
+using core::ErrorCode;
+using core::Fail;
+using core::Result;
+using core::Status;
+using core::UniqueFd;
+using cutover::FlushReport;
+using cutover::OpenAsk;
+using fusefs::Serving;
+using state::Event;
+using state::MigrationState;
+
+namespace {
+
+// What the source must keep free beyond what is brought back.
+constexpr uint64_t kSourceSlackBytes = 4u << 20;
+
+}  // namespace
+
+WorkerOverlay::WorkerOverlay(WorkerParts* parts)
+    : parts_(parts), copy_back_(parts->ledger.get()) {}
+
+Status WorkerOverlay::Advance(Event event, const std::string& reason) {
+  return parts_->phase->Advance(event, reason);
+}
+
+Status WorkerOverlay::StartRedirect(int64_t deadline_ns) {
+  TRY(core::FaultPoint("redirect.start"));
+  TRY(parts_->fs->SetServing(Serving::kRedirect, deadline_ns, [this] {
+    return parts_->phase->Advance(Event::kAttached, "");
+  }));
+  parts_->StartCopying();
+  return {};
+}
+
+Result<UniqueFd> WorkerOverlay::OpenByHint(const OpenAsk& ask,
+                                           uint64_t target_ino) {
+  const std::string path = ask.path_hint.empty() ? "." : ask.path_hint;
+  ASSIGN_OR_RETURN(UniqueFd fd,
+                   parts_->sys->OpenAt(parts_->target_mount.Get(), path.c_str(),
+                                       ask.flags | O_NOFOLLOW));
+  ASSIGN_OR_RETURN(core::Stat st,
+                   parts_->sys->StatAt(fd.Get(), "", STATX_INO));
+  if (st.stx_ino != target_ino)
+    return Fail(ErrorCode::kConflict, "another file is at " + path);
+  return fd;
+}
+
+Result<UniqueFd> WorkerOverlay::OpenOne(const OpenAsk& ask) {
+  std::optional<fusefs::Object> object = parts_->objects->Find(ask.id);
+  if (!object && (ask.id & state::kTargetBit) == 0)
+    return UniqueFd();  // removed meanwhile
+  // By path first: a dentry with a name is what /proc shows of the file.
+  if (object && !ask.path_hint.empty() && ask.path_hint != ".") {
+    Result<UniqueFd> fd = OpenByHint(ask, object->ino);
+    if (fd)
+      return fd;
+  }
+  Result<fusefs::SharedFd> path = parts_->objects->Path(ask.id);
+  if (!path) {
+    if (path.error().Errno() == ESTALE || path.error().Errno() == ENOENT)
+      return UniqueFd();
+    return std::unexpected(path.error());
+  }
+  if ((ask.flags & O_PATH) == 0) {
+    // The open follows the magic link to the very object.
+    const std::string magic =
+        "/proc/self/fd/" + std::to_string((*path)->Get());
+    return parts_->sys->OpenAt(AT_FDCWD, magic.c_str(),
+                               ask.flags & ~O_NOFOLLOW);
+  }
+  return parts_->sys->OpenByHandle(parts_->target_mount.Get(), object->handle,
+                                   ask.flags);
+}
+
+Result<std::vector<UniqueFd>> WorkerOverlay::OpenOnTarget(
+    const std::vector<OpenAsk>& asks, int64_t deadline_ns) {
+  std::vector<UniqueFd> out;
+  for (const OpenAsk& ask : asks) {
+    if (MonotonicNs() > deadline_ns)
+      return Fail(ErrorCode::kTimeout, "opening files on the target took too "
+                                       "long");
+    Result<UniqueFd> fd = OpenOne(ask);
+    if (!fd)
+      return std::unexpected(std::move(fd).error().With(
+          "open " + (ask.path_hint.empty() ? "file" : ask.path_hint) +
+          " on the target"));
+    out.push_back(std::move(*fd));
+  }
+  return out;
+}
+
+Result<FlushReport> WorkerOverlay::FlushRound(int64_t deadline_ns) {
+  const int64_t began = MonotonicNs();
+  TRY(parts_->applier->Drain(deadline_ns, true));
+  TRY(parts_->ledger->SyncTarget());
+  FlushReport report;
+  report.took_ns = MonotonicNs() - began;
+  report.redo_left = parts_->redo->Count().pending;
+  fusefs::FileTable::Totals totals = parts_->table->GetTotals();
+  report.bytes_left = totals.bytes_below_end - totals.bytes_copied;
+  if (MonotonicNs() > deadline_ns)
+    return Fail(ErrorCode::kTimeout, "the target did not take all data in time");
+  return report;
+}
+
+Status WorkerOverlay::WhyTargetIsIncomplete() {
+  fusefs::Redo::Counters redo = parts_->redo->Count();
+  if (redo.set_aside > 0)
+    return Fail(ErrorCode::kConflict,
+                "the target refused " + std::to_string(redo.set_aside) +
+                    " names or attributes: " + redo.last_error);
+  if (redo.pending > 0)
+    return Fail(ErrorCode::kConflict,
+                std::to_string(redo.pending) +
+                    " names or attributes are not on the target yet");
+  if (redo.owed > 0 || !parts_->scanner->Done())
+    return Fail(ErrorCode::kConflict, "a directory is to be compared again");
+  if (!parts_->engine->Idle())
+    return Fail(ErrorCode::kConflict, "bytes are to be copied again");
+  if (!parts_->cutter->Idle())
+    return Fail(ErrorCode::kConflict, "a file is to be cut on the target");
+  return {};
+}
+
+Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
+  TRY(core::FaultPoint("gate.drain"));
+  core::HoldLogs();
+  parts_->session->SetInFreeze(true);
+  const int64_t began = MonotonicNs();
+  Status drained = parts_->session->DrainAndClose(deadline_ns);
+  if (!drained) {
+    parts_->session->SetInFreeze(false);
+    core::ReleaseLogs();
+    return std::unexpected(drained.error());
+  }
+  gated_ = true;
+  const MigrationState state = parts_->phase->state();
+  Status complete;
+  if (state != MigrationState::kAborting &&
+      state != MigrationState::kAttaching && !parts_->phase->target_is_truth())
+    complete = [&]() -> Status {
+      TRY(parts_->applier->Drain(deadline_ns, true));
+      TRY(WhyTargetIsIncomplete());
+      TRY(core::FaultPoint("gate.applied"));
+      std::lock_guard lock(parts_->victims_mu);
+      private_removed_ = true;
+      // Hidden so far, and to be gone before the path is switched.
+      Status removed = parts_->victims->RemovePrivate();
+      if (!removed && removed.error().Errno() != ENOTEMPTY)
+        return removed;
+      if (!removed)
+        LOG_WARN("left for later: {}", removed.error().ToString());
+      return {};
+    }();
+  if (!complete) {
+    if (Status opened = OpenGate(); !opened)
+      LOG_ERROR("open the gate: {}", opened.error().ToString());
+    return std::unexpected(complete.error());
+  }
+  FlushReport report;
+  report.took_ns = MonotonicNs() - began;
+  report.redo_left = parts_->redo->Count().pending;
+  return report;
+}
+
+Status WorkerOverlay::OpenGate() {
+  Status prepared;
+  if (private_removed_ && !parts_->phase->target_is_truth()) {
+    std::lock_guard lock(parts_->victims_mu);
+    prepared = parts_->objects->Prepare();
+    private_removed_ = !prepared;
+  }
+  if (gated_) {
+    gated_ = false;
+    parts_->session->OpenGate();
+    parts_->session->SetInFreeze(false);
+    core::ReleaseLogs();
+    if (parts_->phase->target_is_truth())
+      DropCaches();
+  }
+  return prepared;
+}
+
+Status WorkerOverlay::CommitTarget(int64_t deadline_ns) {
+  TRY(core::FaultPoint("commit.target"));
+  TRY(parts_->fs->SetServing(Serving::kTargetOnly, deadline_ns, [this] {
+    return parts_->phase->SetTargetTruth(true);
+  }));
+  return core::FaultPoint("commit.target_done");
+}
+
+Status WorkerOverlay::RevokeTarget(int64_t deadline_ns) {
+  return parts_->fs->SetServing(Serving::kRedirect, deadline_ns, [this] {
+    return parts_->phase->SetTargetTruth(false);
+  });
+}
+
+Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
+  TRY(core::FaultPoint("commit.source"));
+  std::lock_guard lock(copy_back_mu_);
+  TRY(copy_back_.Finish());
+  TRY(parts_->fs->SetServing(Serving::kSourceOnly, deadline_ns, [this] {
+    return parts_->phase->SetSourceTruth();
+  }));
+  source_committed_ = true;
+  return {};
+}
+
+// A straggler must not see what the kernel cached while the overlay was not
+// the target's only user (hazard H9). Never on a request's thread, and after
+// the gate is open: the kernel may wait for an answer of ours in it.
+void WorkerOverlay::DropCaches() {
+  std::thread([parts = parts_] {
+    Status all = parts->session->InvalidateAllEntries();
+    if (!all)
+      LOG_INFO("entries that the kernel cached expire: {}",
+               all.error().ToString());
+    for (state::FileId id : parts->table->KnownFiles()) {
+      if (!parts->table->IsOpen(id))
+        continue;
+      if (Status one = parts->session->InvalidateInode(id); !one)
+        LOG_WARN("drop the cache of {:#x}: {}", id, one.error().ToString());
+    }
+  }).detach();
+}
+
+void WorkerOverlay::PeerGone() {
+  if (gated_)
+    LOG_WARN("the re-anchorer went away with the gate closed");
+  if (Status opened = OpenGate(); !opened)
+    LOG_ERROR("open the gate: {}", opened.error().ToString());
+  if (parts_->phase->state() != MigrationState::kCuttingOver)
+    return;
+  // By what the journal says: the target is complete if it is the truth, and
+  // whoever was put back on the overlay is served from it.
+  Status advanced =
+      parts_->phase->target_is_truth()
+          ? parts_->phase->Advance(Event::kCommitted,
+                                   "the re-anchorer ended after the commit")
+          : parts_->phase->Advance(Event::kCutoverGivenUp,
+                                   "the re-anchorer ended before the commit");
+  if (!advanced)
+    LOG_ERROR("{}", advanced.error().ToString());
+}
+
+Status WorkerOverlay::BeginAbort(const std::string& reason) {
+  if (!parts_->phase->Allows(Event::kAbort))
+    return Fail(ErrorCode::kConflict,
+                "the migration is " +
+                    std::string(state::StateName(parts_->phase->state())) +
+                    ", from where there is no abort");
+  std::lock_guard lock(copy_back_mu_);
+  ASSIGN_OR_RETURN(uint64_t needed, copy_back_.BytesToBringBack());
+  ASSIGN_OR_RETURN(struct statfs fs,
+                   parts_->sys->FStatFs(parts_->source->RootFd()));
+  const uint64_t free =
+      static_cast<uint64_t>(fs.f_bfree) * static_cast<uint64_t>(fs.f_bsize);
+  if (needed > 0 && needed + kSourceSlackBytes > free)
+    return Fail(ErrorCode::kInvalid,
+                "the source has no room for what only the target holds: " +
+                    FormatBytes(needed) + " (" + std::to_string(needed) +
+                    " bytes) are to be brought back and " + FormatBytes(free) +
+                    " (" + std::to_string(free) +
+                    " bytes) are free. Nothing was changed. Make room on the "
+                    "source's filesystem outside the directory, or let the "
+                    "move finish");
+  parts_->engine->Pause();
+  TRY(parts_->phase->Advance(Event::kAbort, reason));
+  return parts_->fs->SetServing(Serving::kAborting,
+                                MonotonicNs() + 10'000'000'000);
+}
+
+Result<bool> WorkerOverlay::CopyBackStep() {
+  std::lock_guard lock(copy_back_mu_);
+  if (source_committed_)
+    return false;
+  return copy_back_.Step();
+}
+
+}  // namespace livemv::daemon

@@ -1,0 +1,61 @@
+#pragma once
+
+// OverlayControl as the worker itself carries it out, and the parts of an
+// abort that belong to it. Called by the thread that serves a re-anchorer.
+//
+// Thread contract: the OverlayControl methods from one thread at a time; the
+// rest as said.
+
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "migrator/cutover/overlay_control.h"
+#include "migrator/daemon/worker_parts.h"
+
+namespace livemv::daemon {
+
+class WorkerOverlay final : public cutover::OverlayControl {
+ public:
+  explicit WorkerOverlay(WorkerParts* parts);
+
+  core::Status Advance(state::Event event, const std::string& reason) override;
+  core::Status StartRedirect(int64_t deadline_ns) override;
+  core::Result<std::vector<core::UniqueFd>> OpenOnTarget(
+      const std::vector<cutover::OpenAsk>& asks, int64_t deadline_ns) override;
+  core::Result<cutover::FlushReport> FlushRound(int64_t deadline_ns) override;
+  core::Result<cutover::FlushReport> DrainAndGate(int64_t deadline_ns) override;
+  core::Status OpenGate() override;
+  core::Status CommitTarget(int64_t deadline_ns) override;
+  core::Status RevokeTarget(int64_t deadline_ns) override;
+  core::Status CommitSource(int64_t deadline_ns) override;
+
+  // The re-anchorer's channel was closed, by its end or by its death: leaves
+  // nothing half done. What is the truth by the journal stays it.
+  void PeerGone();
+
+  // --- abort, from any thread
+  // Refuses, naming the numbers, if what the source lacks does not fit there.
+  // Otherwise the state is aborting and CopyBackStep may be called.
+  core::Status BeginAbort(const std::string& reason);
+  // One piece; false if nothing is left for now.
+  core::Result<bool> CopyBackStep();
+  uint64_t BroughtBack() const { return copy_back_.BytesBroughtBack(); }
+
+ private:
+  core::Result<core::UniqueFd> OpenOne(const cutover::OpenAsk& ask);
+  core::Result<core::UniqueFd> OpenByHint(const cutover::OpenAsk& ask,
+                                          uint64_t target_ino);
+  core::Status WhyTargetIsIncomplete();
+  void DropCaches();
+
+  WorkerParts* const parts_;
+  bool gated_ = false;
+  bool private_removed_ = false;
+  std::mutex copy_back_mu_;
+  copy::CopyBack copy_back_;       // guarded by copy_back_mu_
+  bool source_committed_ = false;  // guarded by copy_back_mu_
+};
+
+}  // namespace livemv::daemon

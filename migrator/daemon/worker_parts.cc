@@ -1,0 +1,285 @@
+#include "migrator/daemon/worker_parts.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pthread.h>
+
+#include "core/log.h"
+#include "migrator/copy/name_proof.h"
+#include "migrator/daemon/channel.h"
+#include "migrator/daemon/small_files.h"
+
+namespace livemv::daemon {
+
+using core::Result;
+using core::Status;
+using core::UniqueFd;
+using fusefs::Serving;
+using state::MigrationState;
+
+namespace {
+
+// A double write that hangs keeps its thread, and applications wait at most
+// the limit for a free one.
+constexpr int kDoubleWriters = 8;
+constexpr int kAppliers = 2;
+constexpr int kScanners = 2;
+constexpr int kCopiers = 2;
+
+Serving ModeOf(PhaseKeeper& phase) {
+  switch (phase.state()) {
+    case MigrationState::kPlanned:
+    case MigrationState::kAttaching:
+      return Serving::kSourceOnly;
+    case MigrationState::kAborting:
+    case MigrationState::kAborted:
+      return phase.source_is_truth() ? Serving::kSourceOnly
+                                     : Serving::kAborting;
+    default:
+      return phase.target_is_truth() ? Serving::kTargetOnly
+                                     : Serving::kRedirect;
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<WorkerParts>> WorkerParts::Make(
+    Handoff& handoff, fusefs::OrphanKeeper* keeper,
+    std::vector<std::pair<state::FileId, UniqueFd>> orphans, bool resume) {
+  std::unique_ptr<WorkerParts> parts(new WorkerParts);
+  parts->settings = handoff.settings;
+  parts->resumed = resume;
+  parts->sys = core::MakeRealSyscalls();
+  ASSIGN_OR_RETURN(parts->source_mount, handoff.Take(fd_name::kSource));
+  ASSIGN_OR_RETURN(parts->target_mount, handoff.Take(fd_name::kTarget));
+  ASSIGN_OR_RETURN(parts->fuse, handoff.Take(fd_name::kFuse));
+  TRY(parts->OpenJournal());
+  TRY(parts->MakeTrees(keeper));
+  TRY(parts->MakeBytes());
+  TRY(parts->MakeNames());
+  for (auto& [id, fd] : orphans)
+    parts->source->AdoptOrphan(id, std::move(fd));
+  TRY(parts->MakeSession(handoff));
+  return parts;
+}
+
+WorkerParts::~WorkerParts() {
+  StopThreads();
+  for (std::thread& thread : threads_)
+    thread.join();
+}
+
+Status WorkerParts::OpenJournal() {
+  ASSIGN_OR_RETURN(UniqueFd dir,
+                   sys->OpenAt(AT_FDCWD, settings.state_dir.c_str(),
+                               O_RDONLY | O_DIRECTORY));
+  ASSIGN_OR_RETURN(state::JournalFile::Opened opened,
+                   state::JournalFile::Open(sys.get(), dir.Get(), "journal"));
+  journal = std::move(opened.journal);
+  recovered = std::move(opened.state);
+  if (!recovered.migration)
+    return Fail(core::ErrorCode::kCorrupt, "the journal names no migration");
+  ASSIGN_OR_RETURN(std::string boot_id,
+                   ReadSmallFile("/proc/sys/kernel/random/boot_id"));
+  boot_id = boot_id.substr(0, boot_id.find('\n'));
+  host_went_down = recovered.HostWentDown(boot_id);
+  for (const state::Fact& fact : state::FactsOfNewSession(
+           recovered, boot_id, static_cast<uint32_t>(::getpid()))) {
+    TRY(journal->Append(fact));
+    TRY(recovered.Apply(fact));
+  }
+  TRY(journal->SyncAll());
+  phase = std::make_unique<PhaseKeeper>(
+      journal.get(), recovered.phase, recovered.reason,
+      recovered.target_is_truth, recovered.options.contains(kSourceTruthOption));
+  return {};
+}
+
+Status WorkerParts::MakeTrees(fusefs::OrphanKeeper* keeper) {
+  nodes = std::make_unique<state::NodeTable>(journal.get());
+  nodes->SetRoot(recovered.migration->source_root);
+  for (const auto& [id, handle] : recovered.nodes)
+    TRY(nodes->Adopt(state::NodeFact{id, handle}));
+  ASSIGN_OR_RETURN(UniqueFd source_root,
+                   sys->OpenAt(source_mount.Get(), ".",
+                               O_RDONLY | O_DIRECTORY));
+  source = std::make_unique<fusefs::SourceTree>(
+      sys.get(), std::move(source_root), nodes.get());
+  source->SetKeeper(keeper);
+  ASSIGN_OR_RETURN(UniqueFd target_root,
+                   sys->OpenAt(target_mount.Get(), ".",
+                               O_RDONLY | O_DIRECTORY));
+  objects = std::make_unique<fusefs::ObjectStore>(
+      sys.get(), std::move(target_root), ".livemv-" + settings.id,
+      journal.get());
+  for (const auto& [id, file] : recovered.files) {
+    if (file.bound)
+      objects->Adopt(id, fusefs::Object{file.bound->handle, file.bound->ino,
+                                        file.bound->type});
+  }
+  if (!phase->target_is_truth()) {
+    if (Status prepared = objects->Prepare(); !prepared)
+      return std::unexpected(
+          std::move(prepared).error().With("prepare the target"));
+  }
+  return {};
+}
+
+Status WorkerParts::MakeBytes() {
+  table = std::make_unique<fusefs::FileTable>();
+  table->Adopt(recovered);
+  ledger = std::make_unique<fusefs::ByteLedger>(table.get(), source.get(),
+                                                objects.get(), journal.get());
+  redo = std::make_unique<fusefs::Redo>(sys.get(), journal.get());
+  redo->Adopt(recovered);
+  engine = std::make_unique<copy::CopyEngine>(ledger.get());
+  listener = std::make_unique<fusefs::NamesListener>(
+      redo.get(), [this](state::FileId id, bool urgent) {
+        engine->Enqueue(id, urgent);
+      });
+  ledger->SetListener(listener.get());
+  doubles = std::make_unique<fusefs::DoubleWriter>(objects.get());
+  data = std::make_unique<fusefs::DataPath>(ledger.get(), doubles.get());
+  cutter = std::make_unique<fusefs::Cutter>(ledger.get());
+  return {};
+}
+
+Status WorkerParts::MakeNames() {
+  fusefs::OverlayFs::Parts fs_parts;
+  fs_parts.source = source.get();
+  fs_parts.objects = objects.get();
+  fs_parts.redo = redo.get();
+  fs_parts.data = data.get();
+  fs_parts.graveyard = &graveyard;
+  fs_parts.journal = journal.get();
+  fs_parts.resumed = resumed;
+  fs = std::make_unique<fusefs::OverlayFs>(fs_parts, ModeOf(*phase));
+  data->SetServing(ModeOf(*phase));
+
+  lane.source = source.get();
+  lane.objects = objects.get();
+  lane.redo = redo.get();
+  lane.graveyard = &graveyard;
+  lane.journal = journal.get();
+  lane.copy_wanted = [this](state::FileId id) { engine->Enqueue(id); };
+  lane.host_went_down = host_went_down;
+  applier = std::make_unique<copy::Applier>(&lane);
+  applier->Adopt(recovered);
+  scanner = std::make_unique<copy::TreeScanner>(&lane, applier.get(),
+                                                host_went_down);
+  applier->SetScanner([this](state::FileId dir) { scanner->Want(dir); },
+                      [this] { scanner->WantOwed(); });
+  copy::Victims::Hooks hooks;
+  hooks.in_use = [this](state::FileId id) { return fs->InUse(id); };
+  hooks.gone = [this](state::FileId id) {
+    data->Forget(id);
+    engine->Forget(id);
+  };
+  hooks.sync_source = [this] { return barrier->Now(); };
+  victims = std::make_unique<copy::Victims>(&lane, applier.get(),
+                                            std::move(hooks));
+  copy::Barrier::Options options;
+  ASSIGN_OR_RETURN(struct statfs target_fs,
+                   sys->FStatFs(objects->RootFd()));
+  options.target_is_durable =
+      static_cast<unsigned long>(target_fs.f_type) == NFS_SUPER_MAGIC;
+  barrier = std::make_unique<copy::Barrier>(&lane, ledger.get(), victims.get(),
+                                            options);
+  return {};
+}
+
+Status WorkerParts::MakeSession(Handoff& handoff) {
+  ASSIGN_OR_RETURN(UniqueFd init, handoff.Take(fd_name::kSavedInit));
+  ASSIGN_OR_RETURN(UniqueFd intents_fd, handoff.Take(fd_name::kIntents));
+  ASSIGN_OR_RETURN(UniqueFd beat, handoff.Take(fd_name::kHeartbeat));
+  ASSIGN_OR_RETURN(
+      SharedMemory init_map,
+      SharedMemory::Map(init.Get(), sizeof(fusefs::SavedInit)));
+  ASSIGN_OR_RETURN(
+      SharedMemory intents_map,
+      SharedMemory::Map(intents_fd.Get(), fusefs::IntentTable::Bytes()));
+  ASSIGN_OR_RETURN(Heartbeat beating, Heartbeat::Map(beat.Get()));
+  init_memory = std::make_unique<SharedMemory>(std::move(init_map));
+  intents_memory = std::make_unique<SharedMemory>(std::move(intents_map));
+  heartbeat = std::make_unique<Heartbeat>(std::move(beating));
+  ASSIGN_OR_RETURN(intents, fusefs::IntentTable::Attach(
+                                intents_memory->Get(), intents_memory->size()));
+  session = std::make_unique<fusefs::Session>(
+      fuse.Get(), fs.get(),
+      static_cast<fusefs::SavedInit*>(init_memory->Get()), intents.get());
+  return {};
+}
+
+void WorkerParts::Thread(const char* name, std::function<void()> body) {
+  threads_.emplace_back([name, body = std::move(body)] {
+    ::pthread_setname_np(::pthread_self(), name);
+    body();
+  });
+}
+
+void WorkerParts::StartServing() {
+  for (int i = 0; i < kDoubleWriters; i++)
+    Thread("double", [this] { doubles->Run(stop_); });
+}
+
+void WorkerParts::StartCopying() {
+  if (copying_.exchange(true))
+    return;
+  Thread("survey", [this] {
+    if (resumed) {
+      std::lock_guard lock(victims_mu);
+      if (Status surveyed = victims->Survey(); !surveyed)
+        LOG_WARN("survey of the private directory: {}",
+                 surveyed.error().ToString());
+    }
+  });
+  engine->EnqueueUnfinished(recovered);
+  scanner->Start();
+  for (int i = 0; i < kScanners; i++)
+    Thread("scanner", [this] { scanner->Run(stop_); });
+  for (int i = 0; i < kAppliers; i++)
+    Thread("applier", [this] { applier->Run(stop_); });
+  for (int i = 0; i < kCopiers; i++)
+    Thread("copier", [this] { engine->Run(stop_); });
+  Thread("cutter", [this] { cutter->Run(stop_); });
+  Thread("barrier", [this] { barrier->Run(stop_); });
+  Thread("burial", [this] {
+    while (!stop_) {
+      {
+        std::lock_guard lock(victims_mu);
+        if (Status buried = barrier->TargetStep(); !buried)
+          LOG_WARN("barrier on the target: {}", buried.error().ToString());
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(250));
+    }
+  });
+}
+
+void WorkerParts::StopThreads() {
+  stop_ = true;
+  if (doubles)
+    doubles->Wake();
+  if (scanner)
+    scanner->WakeAll();
+  if (redo)
+    redo->WakeAll();
+  if (engine)
+    engine->Wake();
+  if (cutter)
+    cutter->Wake();
+  if (barrier)
+    barrier->WakeAll();
+}
+
+std::string WorkerParts::WhyNotSynced() {
+  if (std::optional<std::string> why =
+          copy::WhyNamesAreNotSynced(lane, scanner.get()))
+    return *why;
+  if (!engine->Idle())
+    return "bytes are being copied";
+  if (!cutter->Idle())
+    return "a file is to be cut on the target";
+  return {};
+}
+
+}  // namespace livemv::daemon

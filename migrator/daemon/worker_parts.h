@@ -1,0 +1,114 @@
+#pragma once
+
+// Everything that the worker is made of, in the order in which it depends on
+// each other, and the threads that drive it.
+//
+// Thread contract: made by one thread; see the parts for the rest.
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/result.h"
+#include "core/state/journal_writer.h"
+#include "core/state/node_table.h"
+#include "core/syscalls.h"
+#include "fusefs/byte_ledger.h"
+#include "fusefs/cutter.h"
+#include "fusefs/data_path.h"
+#include "fusefs/double_writer.h"
+#include "fusefs/file_table.h"
+#include "fusefs/graveyard.h"
+#include "fusefs/intents.h"
+#include "fusefs/names_listener.h"
+#include "fusefs/object_store.h"
+#include "fusefs/overlay_fs.h"
+#include "fusefs/redo.h"
+#include "fusefs/session.h"
+#include "fusefs/source_tree.h"
+#include "migrator/copy/applier.h"
+#include "migrator/copy/barrier.h"
+#include "migrator/copy/copy_back.h"
+#include "migrator/copy/copy_engine.h"
+#include "migrator/copy/name_lane.h"
+#include "migrator/copy/tree_scanner.h"
+#include "migrator/copy/victims.h"
+#include "migrator/daemon/handoff.h"
+#include "migrator/daemon/heartbeat.h"
+#include "migrator/daemon/phase_keeper.h"
+
+namespace livemv::daemon {
+
+struct WorkerParts {
+  // keeper: may be null. orphans: what a predecessor had pinned. resume:
+  // another worker has served this overlay. Blocks on the target.
+  static core::Result<std::unique_ptr<WorkerParts>> Make(
+      Handoff& handoff, fusefs::OrphanKeeper* keeper,
+      std::vector<std::pair<state::FileId, core::UniqueFd>> orphans,
+      bool resume);
+  ~WorkerParts();
+
+  // Threads that the overlay needs even while it serves the source only.
+  void StartServing();
+  // Threads that bring names and bytes to the target; once, at redirect.
+  void StartCopying();
+  // Asks every thread to end; does not wait.
+  void StopThreads();
+
+  // Why the target is not proved to be complete; empty: it is.
+  std::string WhyNotSynced();
+
+  Settings settings;
+  bool resumed = false;
+  bool host_went_down = false;
+  state::RecoveredState recovered;  // as found, the new session's facts taken
+
+  std::unique_ptr<core::Syscalls> sys;
+  core::UniqueFd source_mount, target_mount, fuse;
+  std::unique_ptr<SharedMemory> init_memory, intents_memory;
+  std::unique_ptr<Heartbeat> heartbeat;
+  std::unique_ptr<state::JournalFile> journal;
+  std::unique_ptr<PhaseKeeper> phase;
+  std::unique_ptr<state::NodeTable> nodes;
+  std::unique_ptr<fusefs::SourceTree> source;
+  std::unique_ptr<fusefs::ObjectStore> objects;
+  std::unique_ptr<fusefs::FileTable> table;
+  std::unique_ptr<fusefs::ByteLedger> ledger;
+  std::unique_ptr<fusefs::Redo> redo;
+  std::unique_ptr<fusefs::DoubleWriter> doubles;
+  std::unique_ptr<fusefs::DataPath> data;
+  fusefs::Graveyard graveyard;
+  std::unique_ptr<fusefs::OverlayFs> fs;
+  copy::NameLane lane;
+  std::unique_ptr<copy::CopyEngine> engine;
+  std::unique_ptr<fusefs::NamesListener> listener;
+  std::unique_ptr<copy::Applier> applier;
+  std::unique_ptr<copy::TreeScanner> scanner;
+  std::unique_ptr<copy::Victims> victims;
+  std::unique_ptr<copy::Barrier> barrier;
+  std::unique_ptr<fusefs::Cutter> cutter;
+  std::unique_ptr<fusefs::IntentTable> intents;
+  std::unique_ptr<fusefs::Session> session;
+
+  // One user of the victims at a time (their contract).
+  std::mutex victims_mu;
+
+ private:
+  WorkerParts() = default;
+  core::Status OpenJournal();
+  core::Status MakeTrees(fusefs::OrphanKeeper* keeper);
+  core::Status MakeBytes();
+  core::Status MakeNames();
+  core::Status MakeSession(Handoff& handoff);
+  void Thread(const char* name, std::function<void()> body);
+
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> copying_{false};
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace livemv::daemon
