@@ -50,7 +50,10 @@ core::Status Victims::Survey() {
 }
 
 core::Result<bool> Victims::IsDead(FileId id) {
-  if (hooks_.in_use(id))
+  // A deleted directory is empty and served by the source alone, so whoever
+  // stands in it does not need its object.
+  auto object = lane_->objects->Find(id);
+  if ((!object || object->type != S_IFDIR) && hooks_.in_use(id))
     return false;
   return lane_->source->IsDead(id);
 }
@@ -155,7 +158,8 @@ core::Status Victims::Destroy(FileId id, bool* gone) {
   applier_->ForgetPlace(id);
   if (hooks_.gone)
     hooks_.gone(id);
-  lane_->source->Forget(id);
+  if (!hooks_.in_use(id))
+    lane_->source->Forget(id);
   *gone = true;
   return {};
 }

@@ -121,7 +121,7 @@ struct Worker {
     ledger = std::make_unique<fusefs::ByteLedger>(table.get(), source.get(),
                                                   objects.get(), journal.get());
     listener = std::make_unique<fusefs::NamesListener>(
-        redo.get(), [this](FileId id, bool) { copy_wanted.insert(id); });
+        redo.get(), [this](FileId id, bool) { WantCopy(id); });
     ledger->SetListener(listener.get());
     writer = std::make_unique<fusefs::InlineTargetWriter>(objects.get());
     data = std::make_unique<fusefs::DataPath>(ledger.get(), writer.get());
@@ -130,7 +130,7 @@ struct Worker {
     lane.redo = redo.get();
     lane.graveyard = &graveyard;
     lane.journal = journal.get();
-    lane.copy_wanted = [this](FileId id) { copy_wanted.insert(id); };
+    lane.copy_wanted = [this](FileId id) { WantCopy(id); };
     lane.host_went_down = crashed || recovered.options.contains(
                                          "host_went_down");
     fs = std::make_unique<fusefs::OverlayFs>(
@@ -162,6 +162,11 @@ struct Worker {
     o.reserve_bytes = 64 << 10;
     o.step_bytes = 64 << 10;
     return o;
+  }
+
+  void WantCopy(FileId id) {
+    core::MutexLock lock(copy_mu);
+    copy_wanted.insert(id);
   }
 
   // Everything that is due, until nothing is.
@@ -202,7 +207,8 @@ struct Worker {
   std::unique_ptr<copy::TreeScanner> scanner;
   std::unique_ptr<copy::Barrier> barrier;
   std::unique_ptr<copy::Victims> victims;
-  std::set<FileId> copy_wanted;
+  core::Mutex copy_mu;
+  std::set<FileId> copy_wanted;  // guarded by copy_mu
 };
 
 // --- comparing trees through the seam

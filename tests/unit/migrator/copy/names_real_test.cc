@@ -4,9 +4,12 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <random>
+#include <thread>
+#include <vector>
 
 #include "tests/support/name_stage.h"
 
@@ -187,6 +190,85 @@ TEST_F(RealNames, RandomChangesAreFollowedAcrossRestarts) {
     for (FileId id : worker_->source->PinnedIds())
       fs.Forget(id);
   }
+  ExpectSettles();
+}
+
+TEST_F(RealNames, ManyThreadsAtOnceEndInTheSameTree) {
+  for (int i = 0; i < 5; ++i)
+    std::filesystem::create_directories(base_ + "/s/" + "abcde"[i] + "/a/b");
+  Start();
+  std::atomic<bool> stop{false}, done{false};
+  std::vector<std::jthread> helpers;
+  for (int i = 0; i < 4; ++i)
+    helpers.emplace_back([&] { worker_->applier->Run(stop); });
+  for (int i = 0; i < 2; ++i)
+    helpers.emplace_back([&] { worker_->scanner->Run(stop); });
+  helpers.emplace_back([&] {
+    while (!stop.load()) {
+      MustDo(worker_->barrier->Now());
+      Must(worker_->victims->Bury());
+      if (done.load())
+        return;
+    }
+  });
+  {
+    std::vector<std::jthread> users;
+    for (unsigned user = 0; user < 3; ++user) {
+      users.emplace_back([this, user] {
+        std::mt19937_64 rng(user);
+        fusefs::OverlayFs& fs = *worker_->fs;
+        auto name = [&rng] { return std::string(1, "abcde"[rng() % 5]); };
+        auto dir = [&] {
+          FileId id = kRootId;
+          for (uint64_t depth = rng() % 3; depth > 0; --depth) {
+            auto next = fs.Lookup(id, name().c_str());
+            if (!next || !S_ISDIR(next->attr.stx_mode))
+              break;
+            id = next->id;
+          }
+          return id;
+        };
+        const Caller caller{.uid = user, .gid = user, .pid = 1, .umask = 022};
+        for (int step = 0; step < 700; ++step) {
+          // Errors are the application's.
+          switch (rng() % 6) {
+            case 0:
+              (void)fs.MkDir(dir(), name().c_str(), 0777, caller);
+              break;
+            case 1: {
+              auto made = fs.Create(dir(), name().c_str(), O_RDWR | O_EXCL,
+                                    0666, caller);
+              if (!made)
+                break;
+              (void)fs.Write(made->first.id, 0, std::string_view("text"), 0,
+                             false);
+              fs.Release(made->first.id, made->second.fh);
+              break;
+            }
+            case 2:
+              (void)fs.Unlink(dir(), name().c_str());
+              break;
+            case 3:
+              (void)fs.RmDir(dir(), name().c_str());
+              break;
+            default:
+              (void)fs.Rename(dir(), name().c_str(), dir(), name().c_str(), 0);
+          }
+        }
+      });
+    }
+  }
+  done = true;
+  helpers.back().join();
+  stop = true;
+  worker_->redo->WakeAll();
+  worker_->scanner->WakeAll();
+  helpers.clear();
+  for (FileId id : worker_->source->PinnedIds())
+    worker_->fs->Forget(id);
+  // The kernel would have locked the directories; without that an operation
+  // may miss whom another one deleted. The survey of a restart finds them.
+  MustDo(worker_->victims->Survey());
   ExpectSettles();
 }
 
