@@ -63,8 +63,7 @@ core::Status SendFds(int socket, std::span<const int> fds) {
   std::memcpy(CMSG_DATA(head), fds.data(), fds.size_bytes());
   if (::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
     return {};
-  return FailSys(errno, "send " + std::to_string(fds.size()) +
-                            " descriptors");
+  return FailSys(errno, "send " + std::to_string(fds.size()) + " descriptors");
 }
 
 // The points are on the way there; the way back has none.
@@ -87,8 +86,8 @@ void FillMessage(Scratch& scratch, RemotePtr at, size_t count) {
 }
 
 core::Result<std::vector<uint32_t>> OpenNumbers(pid_t pid, pid_t tid) {
-  std::string path = "/proc/" + std::to_string(pid) + "/task/" +
-                     std::to_string(tid) + "/fd";
+  std::string path =
+      "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/fd";
   DIR* dir = ::opendir(path.c_str());
   if (dir == nullptr) {
     int err = errno;
@@ -130,8 +129,8 @@ std::vector<NumberRange> LowestFree(const std::vector<uint32_t>& used,
 }
 
 core::Result<bool> DescriptorSwap::Holds(int at, int ours) {
-  long order = ::syscall(SYS_kcmp, calls_.tid(), ::getpid(), KCMP_FILE, at,
-                         ours);
+  long order =
+      ::syscall(SYS_kcmp, calls_.tid(), ::getpid(), KCMP_FILE, at, ours);
   if (order >= 0)
     return order == 0;
   if (errno == EBADF)
@@ -201,8 +200,7 @@ core::Status DescriptorSwap::CleanUp() {
     constexpr uint64_t kUserEnd = uint64_t{1} << 47;
     bool made = regs.rdi == 0 && regs.rsi == kScratchBytes &&
                 regs.r10 == (MAP_PRIVATE | MAP_ANONYMOUS) &&
-                regs.rax % kPage == 0 && regs.rax != 0 &&
-                regs.rax < kUserEnd;
+                regs.rax % kPage == 0 && regs.rax != 0 && regs.rax < kUserEnd;
     if (made)
       move_.scratch = RemotePtr(regs.rax);
     move_.mapping = false;
@@ -231,8 +229,8 @@ core::Status DescriptorSwap::SendItems(int socket_in_process,
   core::UniqueFd ours(static_cast<int>(
       ::syscall(SYS_pidfd_getfd, move_.task_fd, socket_in_process, 0)));
   if (!ours)
-    return FailSys(errno, "take a socket from process " +
-                              std::to_string(calls_.pid()));
+    return FailSys(
+        errno, "take a socket from process " + std::to_string(calls_.pid()));
   std::vector<int> fds;
   for (const Item& item : items)
     fds.push_back(item.with);
@@ -241,15 +239,14 @@ core::Status DescriptorSwap::SendItems(int socket_in_process,
 
 core::Status DescriptorSwap::RaiseLimit() {
   if (move_.limit_raised)
-    return Fail(ErrorCode::kUnsupported,
-                "the descriptor table of process " +
-                    std::to_string(calls_.pid()) + " is full");
+    return Fail(ErrorCode::kUnsupported, "the descriptor table of process " +
+                                             std::to_string(calls_.pid()) +
+                                             " is full");
   // Read and set by the thread itself: no privilege is needed for that.
   RemotePtr limit_at = move_.scratch + offsetof(Scratch, limit);
   TRY(calls_.Call("prlimit64", SYS_prlimit64,
                   {0, RLIMIT_NOFILE, 0, limit_at.address()}, deadline_ns_));
-  ASSIGN_OR_RETURN(struct rlimit limit,
-                   memory_.Read<struct rlimit>(limit_at));
+  ASSIGN_OR_RETURN(struct rlimit limit, memory_.Read<struct rlimit>(limit_at));
   move_.limit_soft = limit.rlim_cur;
   move_.limit_hard = limit.rlim_max;
   // Two sockets and one descriptor at a time are enough.
@@ -304,10 +301,10 @@ core::Status DescriptorSwap::Place(const Item& item, int temp) {
                   deadline_ns_));
   ASSIGN_OR_RETURN(bool ours, Holds(item.at, item.with));
   if (!ours)
-    return Fail(ErrorCode::kConflict,
-                "descriptor " + std::to_string(item.at) + " of thread " +
-                    std::to_string(calls_.tid()) +
-                    " is not what was put there");
+    return Fail(ErrorCode::kConflict, "descriptor " + std::to_string(item.at) +
+                                          " of thread " +
+                                          std::to_string(calls_.tid()) +
+                                          " is not what was put there");
   return {};
 }
 
@@ -318,25 +315,23 @@ core::Result<size_t> DescriptorSwap::Install(std::span<const Item> items) {
 
   RemotePtr sockets_at = move_.scratch + offsetof(Scratch, sockets);
   TRY(calls_.Call("socketpair", SYS_socketpair,
-                  {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0,
-                   sockets_at.address()},
+                  {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, sockets_at.address()},
                   deadline_ns_));
-  ASSIGN_OR_RETURN(auto sockets, (memory_.Read<std::array<int, 2>>(
-                                     sockets_at)));
+  ASSIGN_OR_RETURN(auto sockets,
+                   (memory_.Read<std::array<int, 2>>(sockets_at)));
   TRY(SendItems(sockets[0], items));
 
   auto scratch = std::make_unique<Scratch>();
   FillMessage(*scratch, move_.scratch, items.size());
-  TRY(memory_.Write(move_.scratch, scratch.get(),
-                    offsetof(Scratch, control)));
+  TRY(memory_.Write(move_.scratch, scratch.get(), offsetof(Scratch, control)));
   RemotePtr message_at = move_.scratch + offsetof(Scratch, message);
   TRY(calls_.Call("recvmsg", SYS_recvmsg,
                   {static_cast<uint64_t>(sockets[1]), message_at.address(),
                    MSG_CMSG_CLOEXEC | MSG_DONTWAIT},
                   deadline_ns_));
-  TRY(memory_.Read(move_.scratch, scratch.get(),
-                   offsetof(Scratch, control) +
-                       CMSG_SPACE(items.size() * sizeof(int))));
+  TRY(memory_.Read(
+      move_.scratch, scratch.get(),
+      offsetof(Scratch, control) + CMSG_SPACE(items.size() * sizeof(int))));
   struct cmsghdr head;
   std::memcpy(&head, scratch->control, sizeof head);
   size_t received = scratch->message.msg_controllen < CMSG_LEN(sizeof(int))
@@ -392,17 +387,15 @@ core::Status DescriptorSwap::To(Side side, int64_t deadline_ns) {
   return {};
 }
 
-core::Status DescriptorSwap::WriteTable(
-    const std::vector<uint32_t>& numbers) {
+core::Status DescriptorSwap::WriteTable(const std::vector<uint32_t>& numbers) {
   auto scratch = std::make_unique<Scratch>();
   FillMessage(*scratch, move_.scratch, items_.size());
   size_t n = 0;
   auto add = [&](long nr, const Arguments& args) {
     scratch->table[n++] = {nr, args, kNotMade};
   };
-  add(SYS_socketpair,
-      {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0,
-       move_.scratch.address() + offsetof(Scratch, sockets)});
+  add(SYS_socketpair, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0,
+                       move_.scratch.address() + offsetof(Scratch, sockets)});
   // Waits for what we send once we have taken the other end.
   add(SYS_recvmsg,
       {numbers[1], move_.scratch.address() + offsetof(Scratch, message),
@@ -467,9 +460,13 @@ bool DescriptorSwap::Launch() {
 DescriptorSwap::Progress DescriptorSwap::Look() {
   if (!calls_.KeepRunning())
     return Progress::kFailed;
-  // Fails while the socket is not made yet.
-  if (socket_number_ >= 0 && SendItems(socket_number_, items_))
-    socket_number_ = -1;
+  if (socket_number_ >= 0) {
+    auto sent = SendItems(socket_number_, items_);
+    if (sent)
+      socket_number_ = -1;
+    else if (sent.error().sys_errno != EBADF)  // EBADF: not made yet
+      return Progress::kFailed;
+  }
   std::vector<TableCall> table(table_calls_);
   auto read = memory_.Read(move_.scratch + offsetof(Scratch, table),
                            table.data(), table.size() * sizeof(TableCall));
@@ -496,8 +493,8 @@ bool DescriptorSwap::End() {
     return false;
   move_.scratch = RemotePtr();
   for (const Item& item : items_) {
-    auto holds = item.at == kCwd ? core::Result<bool>(true)
-                                 : Holds(item.at, item.with);
+    auto holds =
+        item.at == kCwd ? core::Result<bool>(true) : Holds(item.at, item.with);
     if (!holds || !*holds)
       return false;
   }

@@ -94,8 +94,9 @@ class DescriptorSwap {
 // each thread makes all its calls in one run, and the runs overlap. What is
 // not on that side afterwards (its state says so) is for DescriptorSwap::To,
 // which also finds out the reason. Fails only at a fault point.
-core::Status SwapTogether(std::span<const std::unique_ptr<DescriptorSwap>> swaps,
-                  Side side, int64_t deadline_ns);
+core::Status SwapTogether(
+    std::span<const std::unique_ptr<DescriptorSwap>> swaps, Side side,
+    int64_t deadline_ns);
 
 // The lowest `count` numbers that are not in `used` (sorted), as ranges; fewer
 // when they would need more than max_ranges ranges.

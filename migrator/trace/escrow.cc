@@ -22,9 +22,9 @@ core::Result<uint32_t> Append(std::atomic<uint32_t>& count, uint32_t n,
   uint32_t at = count.load();
   do {
     if (n > max - at)
-      return core::Fail(core::ErrorCode::kUnsupported,
-                        "more than " + std::to_string(max) + " " + what +
-                            " in one freeze");
+      return core::Fail(
+          core::ErrorCode::kUnsupported,
+          "more than " + std::to_string(max) + " " + what + " in one freeze");
   } while (!count.compare_exchange_weak(at, at + n));
   return at;
 }

@@ -41,11 +41,11 @@ struct ThreadRecord {
   pid_t tid;
   uint32_t process;  // index
   bool leader;
-  bool spins;           // parked without a system call
-  bool made_again;      // to be resumed as MadeAgain(own)
-  Registers own;        // as they were at the stop
+  bool spins;       // parked without a system call
+  bool made_again;  // to be resumed as MadeAgain(own)
+  Registers own;    // as they were at the stop
   uint64_t mask;
-  int64_t stopped_ns;      // CLOCK_MONOTONIC
+  int64_t stopped_ns;       // CLOCK_MONOTONIC
   int64_t sleeps_since_ns;  // of a call that is made again; 0: unknown
   SyscallUserDispatch dispatch;
   RemotePtr trampoline;
@@ -78,10 +78,10 @@ struct MoveRecord {
   uint32_t thread;  // index of the one that makes the calls
   int task_fd;      // pidfd through which its descriptor table is reached
   uint32_t first_fd, fd_count;
-  int old_cwd, new_cwd;  // in our table; -1: stays
+  int old_cwd, new_cwd;           // in our table; -1: stays
   std::atomic<bool> cwd_touched;  // a call that changes it was begun
-  RemotePtr scratch;     // a mapping of ours in the process
-  std::atomic<bool> mapping;  // a call that makes it was begun
+  RemotePtr scratch;              // a mapping of ours in the process
+  std::atomic<bool> mapping;      // a call that makes it was begun
   // RLIMIT_NOFILE as it was, while it is raised for the temporaries.
   uint64_t limit_soft, limit_hard;
   std::atomic<bool> limit_raised;

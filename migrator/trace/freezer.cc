@@ -147,11 +147,10 @@ core::Status Freezer::WaitForAll(int64_t deadline_ns,
         auto stat = tasks_.Stat(process.pid, thread.tid);
         std::string where = tasks_.WaitsIn(process.pid, thread.tid);
         bool uninterruptible = stat && stat->state == 'D';
-        unstopped->push_back(
-            {process.pid, thread.tid,
-             (uninterruptible ? "in an uninterruptible wait ("
-                              : "did not stop in time (") +
-                 where + ")"});
+        unstopped->push_back({process.pid, thread.tid,
+                              (uninterruptible ? "in an uninterruptible wait ("
+                                               : "did not stop in time (") +
+                                  where + ")"});
       }
     }
     if (waiting_for_ > 0)

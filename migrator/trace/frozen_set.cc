@@ -126,8 +126,7 @@ core::Result<FrozenSetImpl::Lanes> FrozenSetImpl::Distribute(
     TracedProcess process;
     process.pid = pid;
     process.sleeps = sleep_clock.Look(pid);
-    core::UniqueFd pidfd(
-        static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    core::UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!pidfd) {
       if (errno == ESRCH)
         continue;  // gone
@@ -163,8 +162,8 @@ core::Status FrozenSetImpl::Freeze(const std::vector<pid_t>& pids,
   ASSIGN_OR_RETURN(Lanes lanes, Distribute(wanted));
   if (lanes_.empty())
     core::HoldLogs();
-  auto frozen = ForAll(
-      lanes, [&](Lane& lane) { return lane.Freeze(deadline_ns); });
+  auto frozen =
+      ForAll(lanes, [&](Lane& lane) { return lane.Freeze(deadline_ns); });
   if (frozen)
     frozen = core::FaultPoint("trace.seized");
   if (!frozen) {
@@ -209,8 +208,8 @@ core::Result<int> FrozenSetImpl::TaskFd(const TracedProcess& process,
                                         std::vector<core::UniqueFd>* keep) {
   if (thread.tid == process.pid)
     return process.pidfd;
-  core::UniqueFd fd(static_cast<int>(
-      ::syscall(SYS_pidfd_open, thread.tid, PIDFD_THREAD)));
+  core::UniqueFd fd(
+      static_cast<int>(::syscall(SYS_pidfd_open, thread.tid, PIDFD_THREAD)));
   if (fd) {
     keep->push_back(std::move(fd));
     return keep->back().Get();
@@ -232,8 +231,8 @@ core::Status FrozenSetImpl::TakeInverse(MoveRecord& record,
   auto fds = escrow_->FdsOf(record);
   for (size_t i = 0; i < move.fds.size(); ++i) {
     const FdMove& fd = move.fds[i];
-    core::UniqueFd old(static_cast<int>(
-        ::syscall(SYS_pidfd_getfd, record.task_fd, fd.at, 0)));
+    core::UniqueFd old(
+        static_cast<int>(::syscall(SYS_pidfd_getfd, record.task_fd, fd.at, 0)));
     if (!old) {
       int err = errno;
       std::string what = "take descriptor " + std::to_string(fd.at) +
@@ -248,8 +247,7 @@ core::Status FrozenSetImpl::TakeInverse(MoveRecord& record,
   if (move.cwd) {
     std::string path = "/proc/" + std::to_string(thread.pid) + "/task/" +
                        std::to_string(thread.tid) + "/cwd";
-    core::UniqueFd old(
-        ::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    core::UniqueFd old(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!old) {
       int err = errno;
       if (err == ENOENT || err == ESRCH)
@@ -273,10 +271,8 @@ core::Status FrozenSetImpl::RecordMove(const TracedProcess& process,
   for (const Tracee& thread : process.threads) {
     if (thread.record < 0)
       continue;
-    bool asked =
-        thread.tid == (move.tid != 0 ? move.tid : move.pid);
-    if (asked || (chosen == nullptr &&
-                  (move.tid == 0 || move.tid == move.pid)))
+    bool asked = thread.tid == (move.tid != 0 ? move.tid : move.pid);
+    if (asked || (chosen == nullptr && (move.tid == 0 || move.tid == move.pid)))
       chosen = &thread;
   }
   if (chosen == nullptr)
@@ -327,8 +323,8 @@ core::Status FrozenSetImpl::RecordMoves(Lane& lane,
   for (const Move& move : moves) {
     auto found = at.find(move.pid);
     if (found != at.end())
-      TRY(RecordMove(lane.processes[found->second],
-                     lane.records[found->second], move, lane));
+      TRY(RecordMove(lane.processes[found->second], lane.records[found->second],
+                     move, lane));
   }
   return {};
 }
@@ -338,11 +334,11 @@ core::Status FrozenSetImpl::Swap(const std::vector<Move>& moves) {
     return Fail(ErrorCode::kInvalid, "swap after the commit");
   for (const Move& move : moves) {
     if (!pids_.contains(move.pid))
-      return Fail(ErrorCode::kInvalid, "process " + std::to_string(move.pid) +
-                                           " is not frozen");
+      return Fail(ErrorCode::kInvalid,
+                  "process " + std::to_string(move.pid) + " is not frozen");
   }
-  auto swapped = ForAll(
-      lanes_, [&](Lane& lane) { return RecordMoves(lane, moves); });
+  auto swapped =
+      ForAll(lanes_, [&](Lane& lane) { return RecordMoves(lane, moves); });
   if (swapped)
     swapped = core::FaultPoint("trace.before_swap");
   std::atomic<bool> failed = false;
@@ -397,8 +393,7 @@ core::Status FrozenSetImpl::Undo() {
         continue;
       if (move.state == MoveState::kRecorded)
         move.state = MoveState::kReturned;
-      if (move.state != MoveState::kMoving &&
-          move.state != MoveState::kMoved &&
+      if (move.state != MoveState::kMoving && move.state != MoveState::kMoved &&
           move.state != MoveState::kReturning)
         continue;
       swaps.push_back(std::make_unique<DescriptorSwap>(
@@ -421,6 +416,14 @@ core::Status FrozenSetImpl::Undo() {
 }
 
 void FrozenSetImpl::Commit() {
+  for (MoveRecord& move : escrow_->moves()) {
+    if (move.state == MoveState::kMoving ||
+        move.state == MoveState::kReturning) {
+      // A successor would leave it as it is. Thaw will refuse too.
+      LOG_ERROR("not committed: a process is half moved");
+      return;
+    }
+  }
   escrow_->header().committed = true;
   // Armed to fail, it has nothing that it could stop any more.
   (void)core::FaultPoint("trace.committed");
@@ -434,8 +437,7 @@ core::Result<std::vector<Pause>> FrozenSetImpl::Thaw() {
   std::vector<uint32_t> stays;
   bool moved = false;
   for (MoveRecord& move : escrow_->moves()) {
-    if (move.state == MoveState::kMoving ||
-        move.state == MoveState::kReturning)
+    if (move.state == MoveState::kMoving || move.state == MoveState::kReturning)
       stays.push_back(move.process);
     moved = moved || move.state == MoveState::kMoved;
   }
@@ -470,8 +472,7 @@ core::Result<std::vector<Pause>> FrozenSetImpl::Thaw() {
 void FrozenSetImpl::EndFreeze() {
   core::ReleaseLogs();
   bool leftovers = std::ranges::any_of(escrow_->threads(), [](auto& t) {
-    return t.state == ThreadState::kEscrowed ||
-           t.state == ThreadState::kParked;
+    return t.state == ThreadState::kEscrowed || t.state == ThreadState::kParked;
   });
   if (leftovers) {
     // The guardian does the rest from the escrow and with the descriptors; a
@@ -496,8 +497,8 @@ core::Result<std::unique_ptr<FrozenSet>> FrozenSet::Create() {
   PrepareProcessForFreeze();
   ASSIGN_OR_RETURN(auto escrow, Escrow::Create());
   ASSIGN_OR_RETURN(auto guardian, Guardian::Start(*escrow));
-  return std::unique_ptr<FrozenSet>(std::make_unique<FrozenSetImpl>(
-      std::move(escrow), std::move(guardian)));
+  return std::unique_ptr<FrozenSet>(
+      std::make_unique<FrozenSetImpl>(std::move(escrow), std::move(guardian)));
 }
 
 }  // namespace livemv::trace

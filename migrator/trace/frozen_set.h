@@ -48,16 +48,16 @@
 namespace livemv::trace {
 
 struct FdMove {
-  int at = -1;          // number in the process
-  int with = -1;        // the new description, in this process; borrowed
-                        // until Thaw
-  bool cloexec = false; // FD_CLOEXEC at that number, now and afterwards
+  int at = -1;           // number in the process
+  int with = -1;         // the new description, in this process; borrowed
+                         // until Thaw
+  bool cloexec = false;  // FD_CLOEXEC at that number, now and afterwards
 };
 
 // What one thread group (or one thread with tables of its own) receives.
 struct Move {
   pid_t pid = 0;
-  pid_t tid = 0;        // the thread whose tables are meant; pid if shared
+  pid_t tid = 0;  // the thread whose tables are meant; pid if shared
   std::vector<FdMove> fds;
   std::optional<int> cwd;  // a directory in this process; borrowed until Thaw
 };
@@ -97,7 +97,8 @@ class FrozenSet {
   // process, parked, to the guardian, which puts it back when it can.
   virtual core::Status Swap(const std::vector<Move>& moves) = 0;
   virtual core::Status Undo() = 0;
-  // From here on the guardian finishes instead of undoing.
+  // From here on the guardian finishes instead of undoing. Only after a Swap
+  // that succeeded.
   virtual void Commit() = 0;
   // Detaches everybody. Pauses are per process. Commits what was swapped and
   // not undone. kTimeout: somebody was left to the guardian; then this set

@@ -35,8 +35,7 @@ void PrepareProcessForFreeze() {
   if (::chdir("/") != 0)
     LOG_WARN("cannot change to /: {}", strerror(errno));
   // What is there now is brought in; what comes later is locked when touched.
-  if (::mlockall(MCL_CURRENT) != 0 ||
-      ::mlockall(MCL_FUTURE | MCL_ONFAULT) != 0)
+  if (::mlockall(MCL_CURRENT) != 0 || ::mlockall(MCL_FUTURE | MCL_ONFAULT) != 0)
     LOG_WARN("memory cannot be locked: {}", strerror(errno));
   core::UniqueFd score(
       ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
@@ -102,8 +101,7 @@ Guardian::~Guardian() {
   if (pid_ < 0)
     return;
   bool leftovers = std::ranges::any_of(escrow_.threads(), [](auto& t) {
-    return t.state == ThreadState::kEscrowed ||
-           t.state == ThreadState::kParked;
+    return t.state == ThreadState::kEscrowed || t.state == ThreadState::kParked;
   });
   uint64_t one = 1;
   if (::write(dismissed_.Get(), &one, sizeof one) != sizeof one)

@@ -69,8 +69,8 @@ core::Result<uint64_t> InjectedCalls::Finish(const char* name,
     return std::unexpected(std::move(ran).error().With(name));
   ASSIGN_OR_RETURN(Registers regs, ops_.GetRegisters(record_.tid));
   if (!AfterCall(regs, record_.trampoline))
-    return Fail(ErrorCode::kCorrupt, std::string(name) + In(record_.tid) +
-                                         " left the trampoline");
+    return Fail(ErrorCode::kCorrupt,
+                std::string(name) + In(record_.tid) + " left the trampoline");
   uint64_t ret = regs.rax;
   if (ret >= -kMaxErrno)
     return FailSys(static_cast<int>(-ret), name + In(record_.tid));
@@ -89,9 +89,8 @@ core::Status InjectedCalls::StartProgram(RemotePtr scratch, uint64_t len,
   TRY(Prepare());
   fresh_ = false;
   interrupted_ = false;
-  TRY(ops_.SetRegisters(record_.tid,
-                        AboutToRun(record_.own, record_.trampoline, scratch,
-                                   len, table)));
+  TRY(ops_.SetRegisters(record_.tid, AboutToRun(record_.own, record_.trampoline,
+                                                scratch, len, table)));
   TRY(ops_.Resume(record_.tid, false, 0));
   stage_ = Stage::kProgram;
   return {};

@@ -122,8 +122,7 @@ InjectedCalls& Lane::CallsOf(uint32_t thread_record) {
   return *calls;
 }
 
-core::Status Lane::RestoreProcess(TracedProcess& process,
-                                  int64_t deadline_ns) {
+core::Status Lane::RestoreProcess(TracedProcess& process, int64_t deadline_ns) {
   core::Status result;
   for (Tracee& thread : process.threads) {
     if (thread.record < 0)
@@ -168,8 +167,8 @@ void Lane::DetachProcess(TracedProcess& process, std::vector<Pause>* pauses) {
     pauses->push_back({process.pid, MonotonicNs() - process.first_stop_ns});
 }
 
-core::Status Lane::Thaw(const std::vector<uint32_t>& stays,
-                        int64_t deadline_ns, std::vector<Pause>* pauses) {
+core::Status Lane::Thaw(const std::vector<uint32_t>& stays, int64_t deadline_ns,
+                        std::vector<Pause>* pauses) {
   core::Status result;
   for (size_t i = 0; i < processes.size(); ++i) {
     if (std::ranges::count(stays, records[i]) != 0)

@@ -48,9 +48,9 @@ class Lane {
                     std::vector<Pause>* pauses);
 
   std::vector<TracedProcess> processes;
-  std::vector<uint32_t> records;       // of processes, in the escrow
-  std::vector<Unstopped> unstopped;    // after Freeze
-  std::vector<uint32_t> moves;         // to do, in the escrow
+  std::vector<uint32_t> records;     // of processes, in the escrow
+  std::vector<Unstopped> unstopped;  // after Freeze
+  std::vector<uint32_t> moves;       // to do, in the escrow
 
  private:
   core::Status ParkProcess(TracedProcess& process, uint32_t record);

@@ -58,8 +58,7 @@ core::Status Parking::Park(const TracedProcess& process,
   ASSIGN_OR_RETURN(uint64_t mask, ops_.GetSignalMask(thread.tid));
   ASSIGN_OR_RETURN(SyscallUserDispatch dispatch,
                    ops_.GetUserDispatch(thread.tid));
-  ASSIGN_OR_RETURN(TaskSecurity task,
-                   tasks_.Security(process.pid, thread.tid));
+  ASSIGN_OR_RETURN(TaskSecurity task, tasks_.Security(process.pid, thread.tid));
   ASSIGN_OR_RETURN(uint32_t index, escrow_.AddThread());
 
   ThreadRecord& record = escrow_.threads()[index];
@@ -84,9 +83,8 @@ core::Status Parking::Park(const TracedProcess& process,
 
   TRY(ops_.SetSignalMask(thread.tid, kAllSignals));
   TRY(ops_.SetRegisters(thread.tid,
-                        record.spins
-                            ? ParkedInSpin(record.own, trampoline)
-                            : ParkedInPause(record.own, trampoline)));
+                        record.spins ? ParkedInSpin(record.own, trampoline)
+                                     : ParkedInPause(record.own, trampoline)));
   record.state = ThreadState::kParked;
   return {};
 }
@@ -104,9 +102,9 @@ core::Result<Registers> Parking::RegistersToRestore(ThreadRecord& record,
   auto task = tasks_.Security(record.pid, record.tid);
   if (task && !HasOwnSignalMask(record.own)) {
     // The process's own signals go to the leader if it takes them.
-    bool takes_shared = record.leader || (task->shared_pending != 0 &&
-                                          !escrow_.LeaderTakes(
-                                              record, task->shared_pending));
+    bool takes_shared =
+        record.leader || (task->shared_pending != 0 &&
+                          !escrow_.LeaderTakes(record, task->shared_pending));
     uint64_t pending =
         task->pending | (takes_shared ? task->shared_pending : 0);
     if (Deliverable(*task, pending, record.mask) != 0)
@@ -132,8 +130,7 @@ core::Status Parking::Restore(ThreadRecord& record, int64_t now_ns) {
   return restored;
 }
 
-core::Status Parking::RestoreAfterDeath(ThreadRecord& record,
-                                        int64_t now_ns) {
+core::Status Parking::RestoreAfterDeath(ThreadRecord& record, int64_t now_ns) {
   ASSIGN_OR_RETURN(Registers regs, ops_.GetRegisters(record.tid));
   if (InGadget(regs, record.trampoline))
     return Restore(record, now_ns);

@@ -148,9 +148,9 @@ class RealPtraceOps final : public PtraceOps {
   }
   core::Result<SyscallUserDispatch> GetUserDispatch(pid_t tid) override {
     SyscallUserDispatch config;
-    auto got = Request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid,
-                       sizeof config, Address(&config),
-                       "read syscall user dispatch of");
+    auto got =
+        Request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, sizeof config,
+                Address(&config), "read syscall user dispatch of");
     // EIO: the request is younger (6.4) than the kernel. It cannot be known
     // whether dispatch is on; so few programs use it that it is taken as off.
     if (!got && got.error().sys_errno == EIO)

@@ -48,8 +48,7 @@ class PtraceOps {
   virtual core::Status Interrupt(pid_t tid) = 0;
   // Until the next event, or also stopping at the next entry to or exit from
   // a system call. signal: delivered on the way, 0 for none.
-  virtual core::Status Resume(pid_t tid, bool stop_at_syscalls,
-                              int signal) = 0;
+  virtual core::Status Resume(pid_t tid, bool stop_at_syscalls, int signal) = 0;
   virtual core::Status Detach(pid_t tid) = 0;
 
   virtual core::Result<Registers> GetRegisters(pid_t tid) = 0;

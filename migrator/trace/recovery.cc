@@ -1,8 +1,8 @@
 #include "migrator/trace/recovery.h"
 
 #include <signal.h>
-#include <time.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -72,8 +72,7 @@ void Recovery::SeizeOwed() {
       continue;
     // Its death shows in the wait.
     (void)ops_.Interrupt(record.tid);
-    Held held{i, false,
-              std::make_unique<InjectedCalls>(ops_, tasks_, record)};
+    Held held{i, false, std::make_unique<InjectedCalls>(ops_, tasks_, record)};
     held_.emplace(record.tid, std::move(held));
   }
 }
@@ -146,8 +145,8 @@ void Recovery::UndoMoves() {
 void Recovery::LetGo() {
   bool together = MonotonicNs() - began_ns_ < kTogetherNs;
   auto moves = escrow_.moves();
-  if (together && std::ranges::any_of(
-                      moves, [this](auto& m) { return MoveOwed(m); }))
+  if (together &&
+      std::ranges::any_of(moves, [this](auto& m) { return MoveOwed(m); }))
     return;
   // Those that wait are not let go while their registers are not theirs.
   std::vector<pid_t> free;

@@ -29,7 +29,9 @@ namespace livemv::trace {
 class Recovery {
  public:
   Recovery(PtraceOps& ops, TaskView& tasks, Escrow& escrow)
-      : ops_(ops), tasks_(tasks), escrow_(escrow),
+      : ops_(ops),
+        tasks_(tasks),
+        escrow_(escrow),
         parking_(ops, tasks, escrow) {}
 
   // Returns when nothing is left to do.

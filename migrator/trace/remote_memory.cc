@@ -105,16 +105,15 @@ core::Status RemoteMemory::WriteForced(RemotePtr to, const void* from,
   core::UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd)
     return FailSys(errno, "open " + path);
-  ssize_t n =
-      ::pwrite(fd.Get(), from, len, static_cast<off_t>(to.address()));
+  ssize_t n = ::pwrite(fd.Get(), from, len, static_cast<off_t>(to.address()));
   if (n == static_cast<ssize_t>(len))
     return {};
   return Failed(n < 0 ? errno : EFAULT, "write", tid_, to);
 }
 
 core::Result<RemotePtr> RemoteMemory::FindVdso() const {
-  std::string task = "/proc/" + std::to_string(pid_) + "/task/" +
-                     std::to_string(tid_);
+  std::string task =
+      "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(tid_);
   core::UniqueFd fd(::open((task + "/auxv").c_str(), O_RDONLY | O_CLOEXEC));
   if (fd) {
     Elf64_auxv_t entries[64];

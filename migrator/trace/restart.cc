@@ -57,8 +57,7 @@ Registers MadeAgainAfter(const Registers& own, const RemoteMemory& memory,
     RemotePtr below = BelowRedZone(own);
     if (below.address() == where)
       below = RemotePtr(where - 16);
-    if (Shorten(memory, RemotePtr(where), below, UnitNs(full.kind),
-                passed_ns))
+    if (Shorten(memory, RemotePtr(where), below, UnitNs(full.kind), passed_ns))
       where = below.address();
   }
   return again;

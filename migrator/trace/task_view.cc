@@ -26,8 +26,8 @@ constexpr uint64_t Bit(int sig) {
 }
 
 std::string TaskPath(pid_t pid, pid_t tid, const char* file) {
-  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) +
-         "/" + file;
+  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/" +
+         file;
 }
 
 template <class T = std::string>
@@ -90,7 +90,7 @@ class ProcTaskView final : public TaskView {
     TaskStat stat;
     if (name_end == std::string::npos ||
         std::sscanf(text.c_str() + name_end + 1,
-                    " %c %d %*d %*d %*d %*d %u"        // 3 to 9
+                    " %c %d %*d %*d %*d %*d %u"         // 3 to 9
                     " %*s %*s %*s %*s %*s %*s %*s %*s"  // 10 to 17
                     " %*s %*s %*s %*s %*s %*s %*s %*s"  // 18 to 25
                     " %*s %*s %*s %*s %*s %*s %*s %*s"  // 26 to 33
@@ -102,8 +102,7 @@ class ProcTaskView final : public TaskView {
   }
 
   core::Result<TaskSecurity> Security(pid_t pid, pid_t tid) override {
-    ASSIGN_OR_RETURN(std::string text,
-                     ReadSmall(TaskPath(pid, tid, "status")));
+    ASSIGN_OR_RETURN(std::string text, ReadSmall(TaskPath(pid, tid, "status")));
     TaskSecurity task;
     task.tracer = static_cast<pid_t>(Field(text, "\nTracerPid:", 10));
     task.seccomp = Field(text, "\nSeccomp:", 10) != 0;

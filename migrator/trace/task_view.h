@@ -35,7 +35,7 @@ struct TaskStat {
 // /proc/PID/task/TID/status. Masks: bit n-1 is signal n.
 struct TaskSecurity {
   pid_t tracer = 0;
-  bool seccomp = false;  // strict mode or a filter
+  bool seccomp = false;         // strict mode or a filter
   uint64_t pending = 0;         // for the thread
   uint64_t shared_pending = 0;  // for the process
   uint64_t blocked = 0;         // now, a temporary mask included

@@ -198,9 +198,8 @@ TEST(FrozenSetFuse, AHungFlushKeepsNobodyElse) {
     move.pid = hung;
     std::vector<UniqueFd> opened;
     for (int i = 0; i < 3; ++i) {
-      opened.emplace_back(
-          ::open((plain + "/log." + std::to_string(i)).c_str(),
-                 O_RDWR | O_APPEND | O_CLOEXEC));
+      opened.emplace_back(::open((plain + "/log." + std::to_string(i)).c_str(),
+                                 O_RDWR | O_APPEND | O_CLOEXEC));
       move.fds.push_back({3 + i, opened.back().Get(), false});
     }
     opened.emplace_back(::open(plain.c_str(), O_RDONLY | O_DIRECTORY));

@@ -185,8 +185,8 @@ std::vector<FdLook> DescriptorsIn(pid_t pid, const std::string& dir) {
     if (e->d_name[0] == '.')
       continue;
     char link[PATH_MAX];
-    ssize_t n = ::readlink((base + "/fd/" + e->d_name).c_str(), link,
-                           sizeof link);
+    ssize_t n =
+        ::readlink((base + "/fd/" + e->d_name).c_str(), link, sizeof link);
     std::string path(link, static_cast<size_t>(std::max<ssize_t>(n, 0)));
     if (!path.starts_with(dir + "/"))
       continue;
@@ -457,8 +457,8 @@ TEST_F(FrozenSetTest, AMixedCrowdIsMovedBackAndForthManyTimes) {
   std::string side = trees.a();
   for (int round = 0; round < 12; ++round) {
     auto pids = crowd.Pids();
-    int status = InTracer(
-        [&] { return MoveOnce(pids, side, trees.Other(side)); });
+    int status =
+        InTracer([&] { return MoveOnce(pids, side, trees.Other(side)); });
     ASSERT_EQ(status, 0) << "round " << round;
     side = trees.Other(side);
     ASSERT_EQ(crowd.Side(), side);
@@ -615,9 +615,9 @@ TEST_F(FrozenSetTest, AProcessUnderAStrictSeccompFilterIsMoved) {
     Nap(20);
   }
   long count = std::stol(strict.Finish());
-  EXPECT_EQ(Lines(trees.a() + "/log.12").size() +
-                Lines(trees.b() + "/log.12").size(),
-            static_cast<size_t>(count));
+  EXPECT_EQ(
+      Lines(trees.a() + "/log.12").size() + Lines(trees.b() + "/log.12").size(),
+      static_cast<size_t>(count));
 }
 
 TEST_F(FrozenSetTest, AFailureAtEachPointPutsEverythingBack) {
@@ -679,9 +679,8 @@ TEST_F(FrozenSetTest, AStoppedJobStaysStoppedAndIsMoved) {
   ASSERT_EQ(::waitpid(job.pid(), &status, WUNTRACED), job.pid());
   std::string side = trees.a();
   for (const char* fault : {"", "trace.placed=kill", ""}) {
-    status = InTracer([&] {
-      return MoveOnce({job.pid()}, side, trees.Other(side), fault);
-    });
+    status = InTracer(
+        [&] { return MoveOnce({job.pid()}, side, trees.Other(side), fault); });
     ASSERT_EQ(WIFSIGNALED(status), *fault != 0);
     if (*fault == 0)
       side = trees.Other(side);
@@ -765,9 +764,9 @@ TEST_F(FrozenSetTest, ATracedProcessIsReportedAndNothingIsTouched) {
     std::vector<Unstopped> unstopped;
     auto frozen =
         (*set)->Freeze({free.pid(), traced.pid()}, In(5000), &unstopped);
-    bool named = unstopped.size() == 1 && unstopped[0].pid == traced.pid() &&
-                 unstopped[0].reason ==
-                     "traced by " + std::to_string(::getppid());
+    bool named =
+        unstopped.size() == 1 && unstopped[0].pid == traced.pid() &&
+        unstopped[0].reason == "traced by " + std::to_string(::getppid());
     if (!named)
       fprintf(stderr, "%s\n", Text(frozen, unstopped).c_str());
     return !frozen && named ? 0 : 1;
@@ -794,8 +793,8 @@ TEST_F(FrozenSetTest, AFullDescriptorTableIsWidenedForTheMoment) {
   Victim tight("idle", {}, trees.a(), limit(7, 64));
   struct rlimit full = {6, 64};
   ASSERT_EQ(::prlimit(tight.pid(), RLIMIT_NOFILE, &full, nullptr), 0);
-  int status = InTracer(
-      [&] { return MoveOnce({tight.pid()}, trees.a(), trees.b()); });
+  int status =
+      InTracer([&] { return MoveOnce({tight.pid()}, trees.a(), trees.b()); });
   EXPECT_EQ(status, 0);
   struct rlimit after = {};
   ::prlimit(tight.pid(), RLIMIT_NOFILE, nullptr, &after);
@@ -818,10 +817,9 @@ TEST_F(FrozenSetTest, ADirectoryThatTheProcessMayNotEnterIsReported) {
       ::_exit(124);
   });
   // An ordinary unprivileged process is moved, there and back.
-  EXPECT_EQ(InTracer([&] {
-              return MoveOnce({nobody.pid()}, trees.a(), trees.b());
-            }),
-            0);
+  EXPECT_EQ(
+      InTracer([&] { return MoveOnce({nobody.pid()}, trees.a(), trees.b()); }),
+      0);
   ASSERT_TRUE(CwdIs(nobody.pid(), trees.b()));
   ASSERT_EQ(::chmod(trees.a().c_str(), 0700), 0);
   int status = InTracer([&]() -> int {
@@ -858,9 +856,8 @@ TEST_F(FrozenSetTest, ForksAndExecsGoOnThroughManyFreezes) {
         return 1;
       }
       auto now = storm.Family();
-      bool complete = std::ranges::all_of(now, [&](pid_t pid) {
-        return std::ranges::count(family, pid) != 0;
-      });
+      bool complete = std::ranges::all_of(
+          now, [&](pid_t pid) { return std::ranges::count(family, pid) != 0; });
       if (!complete)
         return (*set)->Thaw() ? 9 : 2;
       Plan plan;
@@ -904,9 +901,8 @@ TEST_F(FrozenSetTest, NothingIsLeftInTheProcess) {
   };
   std::string before = look();
   int64_t k = 0;
-  for (const char* fault :
-       {"", "trace.mid_swap=kill", "trace.placed=kill", "trace.swapped=kill",
-        "trace.placed=error:5"}) {
+  for (const char* fault : {"", "trace.mid_swap=kill", "trace.placed=kill",
+                            "trace.swapped=kill", "trace.placed=error:5"}) {
     InTracer([&] {
       return MoveOnce({victim.pid()}, k % 2 == 0 ? trees.a() : trees.b(),
                       k % 2 == 0 ? trees.b() : trees.a(), fault);
@@ -921,10 +917,10 @@ TEST_F(FrozenSetTest, NothingIsLeftInTheProcess) {
 TEST_F(FrozenSetTest, AThreadWithTablesOfItsOwnIsMovedByItself) {
   for (bool leaderless : {false, true}) {
     Trees trees;
-    Victim victim("own_tables",
-                  leaderless ? std::vector<std::string>{"x"}
-                             : std::vector<std::string>{},
-                  trees.a());
+    Victim victim(
+        "own_tables",
+        leaderless ? std::vector<std::string>{"x"} : std::vector<std::string>{},
+        trees.a());
     pid_t tid = 0;
     for (auto& entry : fs::directory_iterator(
              "/proc/" + std::to_string(victim.pid()) + "/task"))
@@ -1006,10 +1002,11 @@ TEST_F(FrozenSetTest, FortyProcessesAreStoppedForAFewMilliseconds) {
       for (auto& pause : *pauses)
         longest = std::max(longest, pause.ns);
       totals.push_back(thawed - begin);
-      printf("40 processes: freeze %.2f ms, swap %.2f ms, thaw %.2f ms; "
-             "longest pause %.2f ms\n",
-             double(frozen - begin) / 1e6, double(swapped - frozen) / 1e6,
-             double(thawed - swapped) / 1e6, double(longest) / 1e6);
+      printf(
+          "40 processes: freeze %.2f ms, swap %.2f ms, thaw %.2f ms; "
+          "longest pause %.2f ms\n",
+          double(frozen - begin) / 1e6, double(swapped - frozen) / 1e6,
+          double(thawed - swapped) / 1e6, double(longest) / 1e6);
       side = trees.Other(side);
       Nap(40);
     }

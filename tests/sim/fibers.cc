@@ -1,11 +1,87 @@
 #include "tests/sim/fibers.h"
 
 #include <algorithm>
+#include <cstddef>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace livemv::sim {
 namespace {
+
 constexpr size_t kStackBytes = 128 * 1024;
-}
+
+// The fiber that Enter is to begin.
+thread_local Fibers* entering = nullptr;
+
+}  // namespace
+
+// Saves what a called function must preserve, leaves the stack pointer in
+// *from and goes on where `to` was left. swapcontext(3) would do, but makes
+// two system calls for the signal mask each time.
+extern "C" void livemv_sim_switch(void** from, void* to);
+#if defined(__x86_64__)
+asm(R"(
+.text
+.globl livemv_sim_switch
+.type livemv_sim_switch, @function
+livemv_sim_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size livemv_sim_switch, .-livemv_sim_switch
+)");
+constexpr size_t kSavedWords = 6;
+#elif defined(__aarch64__)
+asm(R"(
+.text
+.globl livemv_sim_switch
+.type livemv_sim_switch, %function
+livemv_sim_switch:
+  sub sp, sp, #160
+  stp x19, x20, [sp, #0]
+  stp x21, x22, [sp, #16]
+  stp x23, x24, [sp, #32]
+  stp x25, x26, [sp, #48]
+  stp x27, x28, [sp, #64]
+  stp x29, x30, [sp, #80]
+  stp d8, d9, [sp, #96]
+  stp d10, d11, [sp, #112]
+  stp d12, d13, [sp, #128]
+  stp d14, d15, [sp, #144]
+  mov x9, sp
+  str x9, [x0]
+  mov sp, x1
+  ldp x19, x20, [sp, #0]
+  ldp x21, x22, [sp, #16]
+  ldp x23, x24, [sp, #32]
+  ldp x25, x26, [sp, #48]
+  ldp x27, x28, [sp, #64]
+  ldp x29, x30, [sp, #80]
+  ldp d8, d9, [sp, #96]
+  ldp d10, d11, [sp, #112]
+  ldp d12, d13, [sp, #128]
+  ldp d14, d15, [sp, #144]
+  add sp, sp, #160
+  ret
+.size livemv_sim_switch, .-livemv_sim_switch
+)");
+#else
+#error "fibers: no switch for this architecture"
+#endif
 
 Fibers::Fibers(uint64_t seed) : rng_(seed) {}
 
@@ -14,13 +90,16 @@ Fibers::~Fibers() {
     core::Scheduler::SetCurrent(nullptr);
 }
 
-void Fibers::Enter(unsigned high, unsigned low) {
-  auto* self = reinterpret_cast<Fibers*>(
-      (static_cast<uintptr_t>(high) << 32) | static_cast<uintptr_t>(low));
+void Fibers::Enter() {
+  Fibers* self = entering;
   Fiber* f = self->current_;
   f->body();
   f->done = true;
-  swapcontext(&f->context, &self->main_);
+  self->SwitchToMain();
+}
+
+void Fibers::SwitchToMain() {
+  livemv_sim_switch(&current_->at, main_);
 }
 
 void Fibers::Spawn(std::string name, int group, std::function<void()> body) {
@@ -34,13 +113,23 @@ void Fibers::Spawn(std::string name, int group, std::function<void()> body) {
   } else {
     f->stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   }
-  getcontext(&f->context);
-  f->context.uc_stack.ss_sp = f->stack.get();
-  f->context.uc_stack.ss_size = kStackBytes;
-  f->context.uc_link = &main_;
-  auto self = reinterpret_cast<uintptr_t>(this);
-  makecontext(&f->context, reinterpret_cast<void (*)()>(&Fibers::Enter), 2,
-              static_cast<unsigned>(self >> 32), static_cast<unsigned>(self));
+#if defined(__SANITIZE_ADDRESS__)
+  // A fiber that was dropped left its frames' marks behind.
+  __asan_unpoison_memory_region(f->stack.get(), kStackBytes);
+#endif
+  // As if Enter had called livemv_sim_switch: the stack is aligned as it is
+  // after a call (16 bytes and a return address).
+  auto top = (reinterpret_cast<uintptr_t>(f->stack.get()) + kStackBytes) &
+             ~uintptr_t{63};
+#if defined(__x86_64__)
+  auto* words = reinterpret_cast<uintptr_t*>(top) - 2;
+  *words = reinterpret_cast<uintptr_t>(&Fibers::Enter);
+  f->at = words - kSavedWords;
+#else
+  auto* words = reinterpret_cast<uintptr_t*>(top) - 20;
+  words[11] = reinterpret_cast<uintptr_t>(&Fibers::Enter);  // x30
+  f->at = words;
+#endif
   fibers_.push_back(std::move(f));
 }
 
@@ -92,7 +181,8 @@ bool Fibers::Run(const std::function<bool()>& done, uint64_t max_steps) {
     current_ = can[Draw(can.size())];
     current_->ready = nullptr;
     current_->deadline_ns = -1;
-    swapcontext(&main_, &current_->context);
+    entering = this;
+    livemv_sim_switch(&main_, current_->at);
     if (current_->done) {
       spare_stacks_.push_back(std::move(current_->stack));
       std::erase_if(fibers_, [&](const auto& f) { return f.get() == current_; });
@@ -114,7 +204,7 @@ std::string Fibers::Stuck() const {
 void Fibers::Yield() {
   if (current_ == nullptr)
     return;  // setting up, outside any fiber
-  swapcontext(&current_->context, &main_);
+  SwitchToMain();
 }
 
 void Fibers::WaitUntil(const std::function<bool()>& ready,
@@ -127,7 +217,7 @@ void Fibers::WaitUntil(const std::function<bool()>& ready,
     return;
   current_->ready = &ready;
   current_->deadline_ns = deadline_ns;
-  swapcontext(&current_->context, &main_);
+  SwitchToMain();
 }
 
 }  // namespace livemv::sim

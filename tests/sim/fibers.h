@@ -10,8 +10,6 @@
 //
 // Thread contract: one Fibers object, one thread.
 
-#include <ucontext.h>
-
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -51,6 +49,9 @@ class Fibers final : public core::Scheduler {
   uint64_t steps() const { return steps_; }
   // The group of the running fiber; -1 outside.
   int CurrentGroup() const { return current_ ? current_->group : -1; }
+  const char* CurrentName() const {
+    return current_ ? current_->name.c_str() : "outside";
+  }
 
  private:
   struct Fiber {
@@ -61,16 +62,17 @@ class Fibers final : public core::Scheduler {
     int64_t deadline_ns = -1;
     bool done = false;
     std::unique_ptr<char[]> stack;
-    ucontext_t context;
+    void* at = nullptr;  // its stack pointer while it does not run
   };
-  static void Enter(unsigned high, unsigned low);
+  static void Enter();
+  void SwitchToMain();
   bool CanRun(const Fiber& f) const;
 
   std::mt19937_64 rng_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<std::unique_ptr<char[]>> spare_stacks_;
   Fiber* current_ = nullptr;
-  ucontext_t main_;
+  void* main_ = nullptr;  // the stack pointer of Run
   int64_t now_ns_ = 1'000'000'000;
   uint64_t steps_ = 0;
 };

@@ -144,6 +144,8 @@ Result<core::UniqueFd> FakeSyscalls::OpenAt(int dirfd, const char* path,
   core::UniqueFd fd = Install(at.fs, at.ino, flags);
   if ((flags & O_TRUNC) != 0 && S_ISREG(inode.mode) && !path_only) {
     uint64_t ino = at.ino;
+    if (fss_[at.fs]->kind == Kind::kNfs)
+      Flush(at.fs, ino);
     Change(at.fs, ino, [ino](Image& image) {
       if (Inode* i = image.Find(ino))
         i->Resize(0);
@@ -436,9 +438,8 @@ Status FakeSyscalls::ChOwn(int fd, uid_t uid, gid_t gid) {
     if (gid != static_cast<gid_t>(-1))
       i->gid = gid;
     if (S_ISREG(i->mode))  // fs/open.c: chown_common kills these
-      i->mode &= ~static_cast<mode_t>(S_ISUID | ((i->mode & S_IXGRP) != 0
-                                                     ? S_ISGID
-                                                     : 0));
+      i->mode &= ~static_cast<mode_t>(S_ISUID |
+                                      ((i->mode & S_IXGRP) != 0 ? S_ISGID : 0));
   });
   Touch(file->fs, ino, false);
   return {};
@@ -546,8 +547,7 @@ void FakeSyscalls::Walk(FsId fs, uint64_t ino, const std::string& path,
   }
   if (with_times) {
     snprintf(head, sizeof head, " mtime=%lld.%09ld",
-             static_cast<long long>(inode->mtime.tv_sec),
-             inode->mtime.tv_nsec);
+             static_cast<long long>(inode->mtime.tv_sec), inode->mtime.tv_nsec);
     line += head;
   }
   out->push_back(std::move(line));

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "core/hash.h"
 #include "core/sync.h"
@@ -197,6 +198,23 @@ void FakeSyscalls::CloseAll() {
   }
 }
 
+void FakeSyscalls::CloseAllBut(const std::set<int>& kept) {
+  for (auto it = fds_.begin(); it != fds_.end();) {
+    const int fd = it->first;
+    ++it;
+    if (!kept.contains(fd))
+      CloseFd(fd);
+  }
+}
+
+core::UniqueFd FakeSyscalls::Dup(int fd) {
+  auto it = fds_.find(fd);
+  if (it == fds_.end())
+    return {};
+  const OpenFile file = it->second;
+  return Install(file.fs, file.ino, file.flags);
+}
+
 void FakeSyscalls::PowerCut(std::mt19937_64& rng) {
   fds_.clear();
   for (auto& f : fss_) {
@@ -215,16 +233,17 @@ void FakeSyscalls::PowerCut(std::mt19937_64& rng) {
     f->pending.clear();
     f->lost_writeback.clear();
     f->dropped.clear();
-    std::erase_if(f->durable.inodes, [](const auto& item) {
-      return item.second.nlink == 0;
-    });
+    std::erase_if(f->durable.inodes,
+                  [](const auto& item) { return item.second.nlink == 0; });
     f->live = f->durable;
     for (auto it = f->free_inos.begin(); it != f->free_inos.end();)
       it = f->live.inodes.contains(*it) ? f->free_inos.erase(it) : ++it;
   }
 }
 
-void FakeSyscalls::MakeAllDurable(FsId fs) { Flush(fs, 0); }
+void FakeSyscalls::MakeAllDurable(FsId fs) {
+  Flush(fs, 0);
+}
 
 uint64_t FakeSyscalls::CallsOf(const std::string& name) const {
   auto it = counts_.find(name);
@@ -259,13 +278,15 @@ uint64_t FakeSyscalls::SizeOf(FsId fs, uint64_t ino) const {
 // ------------------------------------------------------------- machinery
 
 Status FakeSyscalls::Begin(const char* name, int fd, uint64_t off,
-                           uint64_t len) {
-  if (core::Scheduler* s = core::Scheduler::Current(); s != nullptr && yield_)
-    s->WaitUntil([] { return true; }, -1);
+                           uint64_t len, const void* bytes) {
+  if (core::Scheduler* s = core::Scheduler::Current(); s != nullptr && yield_) {
+    bool asked = false;  // not ready at once: somebody else may go first
+    s->WaitUntil([&asked] { return std::exchange(asked, true); }, -1);
+  }
   calls_++;
   counts_[name]++;
   now_ns_ += 1000;
-  Call call{name, -1, 0, off, len};
+  Call call{name, -1, 0, off, len, fd, static_cast<const char*>(bytes)};
   if (auto it = fds_.find(fd); it != fds_.end()) {
     call.fs = it->second.fs;
     call.ino = it->second.ino;
@@ -283,8 +304,8 @@ Status FakeSyscalls::Begin(const char* name, int fd, uint64_t off,
       failures_.erase(it);
     return FailSys(err, name);
   }
-  if (on_call)
-    if (int err = on_call(call); err != 0)
+  if (auto hook = on_call)  // a copy: it may replace itself
+    if (int err = hook(call); err != 0)
       return FailSys(err, name);
   return {};
 }
@@ -370,8 +391,8 @@ void FakeSyscalls::Flush(FsId fs, uint64_t ino) {
   Fs& f = *fss_[fs];
   std::vector<Op> left;
   for (Op& op : f.pending) {
-    bool all = ino == 0 || !op.is_data || op.ino == ino ||
-               f.kind == Kind::kOrdered;
+    bool all =
+        ino == 0 || !op.is_data || op.ino == ino || f.kind == Kind::kOrdered;
     if (all)
       op.Apply(f.durable);
     else
@@ -391,9 +412,11 @@ void FakeSyscalls::Flush(FsId fs, uint64_t ino) {
 }
 
 Status FakeSyscalls::SyncResult(FsId fs, uint64_t ino, const char* call) {
+  if (lying_sync && lying_sync(fs, call))
+    return {};
   Fs& f = *fss_[fs];
-  bool lost = ino == 0 ? !f.lost_writeback.empty()
-                       : f.lost_writeback.contains(ino);
+  bool lost =
+      ino == 0 ? !f.lost_writeback.empty() : f.lost_writeback.contains(ino);
   Flush(fs, ino);
   if (!lost)
     return {};
@@ -434,9 +457,9 @@ Result<size_t> FakeSyscalls::PRead(int fd, void* buf, size_t len, off_t off) {
   if (inode.IsDir())
     return FailSys(EISDIR, "pread");
   bool direct = (file->flags & O_DIRECT) != 0;
-  if (direct && ((reinterpret_cast<uintptr_t>(buf) | len |
-                  static_cast<uint64_t>(off)) %
-                 512) != 0)
+  if (direct &&
+      ((reinterpret_cast<uintptr_t>(buf) | len | static_cast<uint64_t>(off)) %
+       512) != 0)
     return FailSys(EINVAL, "pread");
   uint64_t begin = static_cast<uint64_t>(off);
   std::string bytes = inode.Get(begin, len);
@@ -486,7 +509,7 @@ Result<size_t> FakeSyscalls::WriteTo(OpenFile file, const void* buf, size_t len,
 
 Result<size_t> FakeSyscalls::PWrite(int fd, const void* buf, size_t len,
                                     off_t off) {
-  TRY(Begin("PWrite", fd, static_cast<uint64_t>(off), len));
+  TRY(Begin("PWrite", fd, static_cast<uint64_t>(off), len, buf));
   ASSIGN_OR_RETURN(OpenFile * file, File(fd, "pwrite"));
   return WriteTo(*file, buf, len, static_cast<uint64_t>(off));
 }
@@ -548,6 +571,9 @@ Status FakeSyscalls::FAllocate(int fd, int mode, uint64_t off, uint64_t len) {
   FsId fs = file->fs;
   uint64_t ino = file->ino, end = off + len;
   Inode& inode = Live(fs, ino);
+  // fs/nfs/nfs42proc.c: the client writes back before ALLOCATE, DEALLOCATE.
+  if (fss_[fs]->kind == Kind::kNfs)
+    Flush(fs, ino);
   bool keep = (mode & FALLOC_FL_KEEP_SIZE) != 0;
   int what = mode & ~FALLOC_FL_KEEP_SIZE;
   if (what == FALLOC_FL_PUNCH_HOLE || what == FALLOC_FL_ZERO_RANGE) {

@@ -58,6 +58,8 @@ class FakeSyscalls final : public core::Syscalls {
     FsId fs;           // of the first operand; -1: none
     uint64_t ino;      // of the object acted on, or of the directory
     uint64_t off, len;
+    int fd = -1;                  // the first operand
+    const char* bytes = nullptr;  // what a PWrite writes
   };
   // Asked before every call (after the others ran); an errno makes it fail.
   std::function<int(const Call&)> on_call;
@@ -77,6 +79,13 @@ class FakeSyscalls final : public core::Syscalls {
 
   // The process dies: all its descriptors close, nothing is lost.
   void CloseAll();
+  // The same, but others hold the descriptors in kept.
+  void CloseAllBut(const std::set<int>& kept);
+  // Another descriptor of the same file, with the same flags.
+  core::UniqueFd Dup(int fd);
+  // A sync of which this says true reports success and does nothing: for
+  // tests that take a sync away. call: "fsync", "fdatasync" or "syncfs".
+  std::function<bool(FsId fs, const char* call)> lying_sync;
   // The host dies: of what was not synced every filesystem keeps what its kind
   // allows, drawn from rng. Descriptors close.
   void PowerCut(std::mt19937_64& rng);
@@ -166,7 +175,8 @@ class FakeSyscalls final : public core::Syscalls {
     uint64_t parent = 0;  // of a directory
     std::string link;
     std::map<std::string, std::string> xattrs;
-    struct timespec atime {}, mtime{}, ctime{}, btime{};
+    struct timespec atime {
+    }, mtime{}, ctime{}, btime{};
     bool IsDir() const { return S_ISDIR(mode); }
 
     void Put(uint64_t off, std::string_view bytes);  // within size
@@ -198,7 +208,7 @@ class FakeSyscalls final : public core::Syscalls {
     uint64_t next_ino = kRootIno + 1;
     std::optional<uint64_t> space;
     bool takes_direct = true, takes_punch = true;
-    std::set<uint64_t> lost_writeback;         // inodes
+    std::set<uint64_t> lost_writeback;  // inodes
     struct Rot {
       uint64_t off;
       int rewrites;
@@ -225,7 +235,7 @@ class FakeSyscalls final : public core::Syscalls {
   };
 
   core::Status Begin(const char* name, int fd, uint64_t off = 0,
-                     uint64_t len = 0);
+                     uint64_t len = 0, const void* bytes = nullptr);
   core::Result<OpenFile*> File(int fd, const char* call);
   core::Result<At> Resolve(int dirfd, const char* path, const char* call);
   core::UniqueFd Install(FsId fs, uint64_t ino, int flags);

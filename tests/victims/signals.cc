@@ -14,7 +14,9 @@ volatile sig_atomic_t usr1 = 0;
 volatile long expected = 0;
 volatile sig_atomic_t disordered = 0;
 
-void OnUsr1(int) { usr1 = usr1 + 1; }
+void OnUsr1(int) {
+  usr1 = usr1 + 1;
+}
 void OnQueued(int, siginfo_t* info, void*) {
   if (info->si_value.sival_int != expected)
     disordered = 1;

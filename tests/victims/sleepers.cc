@@ -1,7 +1,9 @@
 // Threads that sleep 900 ms in every kind of call, again and again. None may
-// end early, with EINTR, or more than SLACK_MS late (default 700; a timeout that only
-// the socket knows begins anew with each freeze and may be late at will).
+// end early, with EINTR, or more than SLACK_MS late (default 700; a timeout
+// that only the socket knows begins anew with each freeze and may be late at
+// will).
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -10,7 +12,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <linux/futex.h>
 
 #include <atomic>
 
@@ -23,7 +24,9 @@ long slack_ms = 700;
 std::atomic<bool> stop{false};
 std::atomic<long> rounds{0};
 
-timespec Ts() { return {0, kMs * 1'000'000}; }
+timespec Ts() {
+  return {0, kMs * 1'000'000};
+}
 
 int Nanosleep() {
   timespec t = Ts();
@@ -102,11 +105,16 @@ struct Sleeper {
   long extra_ms;
 };
 const Sleeper kSleepers[] = {
-    {"nanosleep", Nanosleep, 0},   {"clock_nanosleep", ClockAbsolute, 0},
-    {"poll", Poll, 0},             {"ppoll", Ppoll, 0},
-    {"select", Select, 0},         {"pselect", Pselect, 0},
-    {"epoll_wait", EpollWait, 0},  {"epoll_pwait", EpollPwait, 0},
-    {"futex", Futex, 0},           {"sigtimedwait", SigTimedWait, 0},
+    {"nanosleep", Nanosleep, 0},
+    {"clock_nanosleep", ClockAbsolute, 0},
+    {"poll", Poll, 0},
+    {"ppoll", Ppoll, 0},
+    {"select", Select, 0},
+    {"pselect", Pselect, 0},
+    {"epoll_wait", EpollWait, 0},
+    {"epoll_pwait", EpollPwait, 0},
+    {"futex", Futex, 0},
+    {"sigtimedwait", SigTimedWait, 0},
     {"recv", RecvTimeout, 3600'000},
 };
 

@@ -27,12 +27,12 @@ struct FakeTask {
   pid_t pid = 0, tid = 0;
   // How long after the interruption it stops; -1: never.
   int64_t stops_after_ns = 10'000;
-  int group_stop_signal = 0;     // stopped by job control before
-  std::vector<int> signals;      // delivered before it stops
-  pid_t traced_by = 0;           // someone else
-  bool dead = false;             // a zombie
+  int group_stop_signal = 0;  // stopped by job control before
+  std::vector<int> signals;   // delivered before it stops
+  pid_t traced_by = 0;        // someone else
+  bool dead = false;          // a zombie
   pid_t parent = 1;
-  bool vfork_parent = false;     // stops only when `vfork_child` runs on
+  bool vfork_parent = false;  // stops only when `vfork_child` runs on
   pid_t vfork_child = 0;
   std::function<void()> on_interrupt;
   Registers regs{};
@@ -161,8 +161,8 @@ class FakeKernel final : public PtraceOps, public TaskView {
       return WaitEvent{next->tid, StopStatus(signal)};
     }
     next->stops_at = -1;
-    int signal = next->group_stop_signal != 0 ? next->group_stop_signal
-                                              : SIGTRAP;
+    int signal =
+        next->group_stop_signal != 0 ? next->group_stop_signal : SIGTRAP;
     return WaitEvent{next->tid, StopStatus(signal, PTRACE_EVENT_STOP)};
   }
 
