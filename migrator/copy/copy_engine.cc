@@ -195,7 +195,8 @@ bool CopyEngine::Step() {
     backoff_ns_ = 0;
     reason_.clear();
   }
-  wake_.NotifyAll();
+  // Nobody is woken for this: what others could do now was queued by GiveBack,
+  // and two idle workers that wake each other would never sleep.
   return did;
 }
 
