@@ -1,6 +1,7 @@
 #include "fusefs/object_store.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include <cerrno>
@@ -39,9 +40,27 @@ core::Result<core::UniqueFd> ObjectStore::MakeDir(int at, const char* name) {
   return fd;
 }
 
+// The private directory is none of the tree: its coming and going must not be
+// seen in the root's times, which nobody else would put right once the last
+// record is applied.
+void ObjectStore::RestoreRootTimes(const core::Stat& before) {
+  auto st = sys_->StatAt(root_.Get(), "", STATX_MTIME);
+  if (st && st->stx_mtime.tv_sec == before.stx_mtime.tv_sec &&
+      st->stx_mtime.tv_nsec == before.stx_mtime.tv_nsec)
+    return;
+  const timespec times[2] = {
+      {0, UTIME_OMIT},
+      {static_cast<time_t>(before.stx_mtime.tv_sec),
+       static_cast<long>(before.stx_mtime.tv_nsec)}};
+  if (auto set = sys_->UTimens(root_.Get(), times); !set)
+    LOG_WARN("times of the target's root: {}", set.error().ToString());
+}
+
 core::Status ObjectStore::Prepare() {
+  ASSIGN_OR_RETURN(core::Stat before, sys_->StatAt(root_.Get(), ""));
   ASSIGN_OR_RETURN(core::UniqueFd dir,
                    MakeDir(root_.Get(), private_name_.c_str()));
+  RestoreRootTimes(before);
   ASSIGN_OR_RETURN(core::UniqueFd slots, MakeDir(dir.Get(), "o"));
   ASSIGN_OR_RETURN(core::UniqueFd victims, MakeDir(dir.Get(), "v"));
   private_ = std::move(dir);
@@ -71,11 +90,13 @@ core::Status ObjectStore::RemovePrivate() {
           fmt::format("remove {}/{}", private_name_, name)));
   }
   dir->Reset();
+  ASSIGN_OR_RETURN(core::Stat before, sys_->StatAt(root_.Get(), ""));
   auto removed =
       sys_->UnlinkAt(root_.Get(), private_name_.c_str(), AT_REMOVEDIR);
   if (!removed)
     return core::Fail(
         std::move(removed).error().With("remove " + private_name_));
+  RestoreRootTimes(before);
   return {};
 }
 

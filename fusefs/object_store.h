@@ -105,6 +105,7 @@ class ObjectStore {
   core::Status MakeInSlot(const std::string& slot, const core::Stat& source,
                           const std::string& link_text);
   core::Result<core::UniqueFd> MakeDir(int at, const char* name);
+  void RestoreRootTimes(const core::Stat& before);
 
   core::Syscalls* const sys_;
   const core::UniqueFd root_;

@@ -531,6 +531,25 @@ TEST_F(Names, AfterCutoverTheTargetAloneIsServed) {
   EXPECT_EQ(worker_->redo->Count().pending, 0u);
 }
 
+TEST_F(Names, ThePrivateDirectoryIsNotSeenInTheRootsTimes) {
+  PlantFile("f");
+  Start();
+  ExpectSettles();
+  auto mtime = [&](int root) {
+    const core::Stat st = Must(static_cast<core::Syscalls&>(sys_).StatAt(
+        root, "", STATX_MTIME));
+    return std::pair(st.stx_mtime.tv_sec, st.stx_mtime.tv_nsec);
+  };
+  const auto want = mtime(worker_->source->RootFd());
+  const int target = worker_->objects->RootFd();
+  EXPECT_EQ(mtime(target), want);
+  MustDo(worker_->victims->RemovePrivate());
+  EXPECT_EQ(mtime(target), want);
+  // A cutover that was given up makes it again.
+  MustDo(worker_->objects->Prepare());
+  EXPECT_EQ(mtime(target), want);
+}
+
 TEST_F(Names, ADirectoryThatIsNotEmptyOnTheTargetYetGoesWithItsContents) {
   PlantDir("d");
   PlantDir("d/e");
