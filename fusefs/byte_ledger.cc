@@ -52,6 +52,9 @@ Status ByteLedger::Load(FileRecord& r) {
     pinned = r.facts.pinned;
   }
   uint64_t size = 0;
+  // A dead worker's write may still make the object longer, so that what the
+  // object says now is good for this once.
+  bool final = !pinned || !predecessor_alive_.load();
   if (!pinned) {
     ASSIGN_OR_RETURN(SharedFd fd, source_->Path(r.id));
     ASSIGN_OR_RETURN(core::Stat st, sys()->StatAt(fd->Get(), "", STATX_SIZE));
@@ -70,7 +73,7 @@ Status ByteLedger::Load(FileRecord& r) {
     r.facts.map = ByteMap(size);
     r.facts.size = size;
   }
-  r.facts.size_known = true;
+  r.facts.size_known = final;
   return {};
 }
 
@@ -94,8 +97,8 @@ Result<uint64_t> ByteLedger::ObjectSize(FileRecord& r) {
 Status ByteLedger::Pin(FileRecord& r, uint64_t object_size, bool durable) {
   {
     MutexLock lock(r.mu);
-    CHECK(r.facts.size_known);
     if (!r.facts.pinned) {
+      CHECK(r.facts.size_known);
       // After a power cut the object may hold bytes of a life that the journal
       // has lost, past what is now the local end: they are cut.
       uint64_t size = r.facts.size;

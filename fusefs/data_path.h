@@ -46,8 +46,10 @@ class DataPath {
 
   // Bytes read; fewer than asked only at the end of the file.
   core::Result<size_t> Read(FileId id, uint64_t off, std::span<char> buf);
-  // open_flags: O_APPEND matters in kSourceOnly and kTargetOnly, where others
-  // append beside the overlay; otherwise off is obeyed. kill_suidgid: clears
+  // open_flags: with O_APPEND it goes to the end: of the source or target
+  // alone, where others append beside the overlay, by the filesystem's own
+  // doing; else to the end of the file or off, whichever is later.
+  // kill_suidgid: clears
   // setuid, setgid and capabilities first. A short count if only the first
   // part could be written.
   core::Result<size_t> Write(FileId id, uint64_t off,
@@ -108,6 +110,11 @@ class DataPath {
   // flight over [begin, end).
   void WaitForStrays(FileRecord& r, core::MutexLock& lock, uint64_t begin,
                      uint64_t end);
+  // Before a change of what the target alone holds: an old write of a dead
+  // worker must not land over a newer one, nor past a size that was looked at
+  // before. Blocks until the predecessor is gone, unless nothing of it can
+  // concern r.
+  core::Status AwaitPredecessor(FileRecord& r);
   // Object and durable local end, before the target alone gets bytes.
   core::Status PrepareTargetAlone(FileRecord& r);
   core::Result<size_t> WriteSplit(FileRecord& r, uint64_t off,

@@ -37,6 +37,12 @@ Status DataPath::Truncate(FileId id, uint64_t size, bool kill_suidgid) {
     MutexLock lock(r->mu);
     old_size = r->facts.size;
   }
+  // A shorter size is kept by its cut, which waits by itself.
+  if (size >= old_size) {
+    TRY(AwaitPredecessor(*r));
+    MutexLock lock(r->mu);
+    old_size = r->facts.size;
+  }
   Status status;
   if (size < old_size)
     status = Shrink(*r, size);
@@ -90,6 +96,7 @@ Status DataPath::Shrink(FileRecord& r, uint64_t size) {
     r.urgent.erase(r.urgent.lower_bound(r.facts.map.Chunks()), r.urgent.end());
     r.cut = cut;
     r.facts.size = size;
+    r.facts.size_known = true;  // whatever the object says is cut
     r.version++;
     table_->Account(&r);
   }
@@ -171,6 +178,12 @@ Status DataPath::AllocateSplit(FileRecord& r, int mode, uint64_t off,
   bool clears = (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0;
   bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
   bool alone;
+  {
+    MutexLock lock(r.mu);
+    alone = end > r.facts.map.local_end() || r.facts.map.RemoteBytes() != 0;
+  }
+  if (alone)
+    TRY(AwaitPredecessor(r));
   {
     MutexLock lock(r.mu);
     if (clears && keep_size) {  // past the size there is nothing to clear

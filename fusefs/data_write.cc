@@ -28,6 +28,15 @@ bool Contains(const std::vector<uint64_t>& sorted, uint64_t chunk) {
   return std::binary_search(sorted.begin(), sorted.end(), chunk);
 }
 
+bool HasRemote(const FileRecord& r, uint64_t begin, uint64_t end) {
+  if (r.facts.map.RemoteBytes() == 0)
+    return false;
+  std::vector<ByteMap::Segment> all = r.facts.map.Split(begin, end - begin);
+  return std::any_of(all.begin(), all.end(), [](const ByteMap::Segment& s) {
+    return s.owner == ByteMap::Owner::kTarget;
+  });
+}
+
 // What a source says when it has no room for, or no way to, a byte.
 bool IsRefusal(int err) {
   return err == ENOSPC || err == EDQUOT || err == EIO;
@@ -56,6 +65,10 @@ Result<size_t> DataPath::Write(FileId id, uint64_t off,
     ASSIGN_OR_RETURN(SharedFd fd, source_->Path(id));
     TRY(KillSuidGid(fd));
   }
+  if ((open_flags & O_APPEND) != 0) {
+    MutexLock lock(r->mu);
+    off = std::max(off, r->facts.size);
+  }
   Result<size_t> n = WriteSplit(*r, off, data);
   Touched(id);
   return n;
@@ -73,7 +86,19 @@ void DataPath::WaitForStrays(FileRecord& r, MutexLock& lock, uint64_t begin,
     r.changed.Wait(lock);
 }
 
+Status DataPath::AwaitPredecessor(FileRecord& r) {
+  {
+    MutexLock lock(r.mu);
+    if (!r.facts.pinned || r.facts.fresh)
+      return {};
+    while (ledger_->PredecessorAlive())
+      r.changed.WaitFor(lock, kPredecessorPollNs);
+  }
+  return ledger_->Load(r);
+}
+
 Status DataPath::PrepareTargetAlone(FileRecord& r) {
+  TRY(AwaitPredecessor(r));
   bool pinned;
   {
     MutexLock lock(r.mu);
@@ -93,7 +118,7 @@ Result<size_t> DataPath::WriteSplit(FileRecord& r, uint64_t off,
   bool alone;
   {
     MutexLock lock(r.mu);
-    alone = end > r.facts.map.local_end();
+    alone = end > r.facts.map.local_end() || HasRemote(r, off, end);
   }
   // write_mu is held, so the local end stays where it is.
   if (alone)

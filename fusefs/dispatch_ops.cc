@@ -240,6 +240,21 @@ void OpRead(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
     reply.Err(got.error().Errno());
 }
 
+// Whether off is the end for an append, or was before a predecessor began to
+// write these very bytes there.
+Result<bool> IsAtTheEnd(FsCore* core, fuse_ino_t ino, uint64_t off,
+                        std::span<const char> data) {
+  ASSIGN_OR_RETURN(uint64_t size, core->SizeOf(ino));
+  if (size <= off || !Transport::IsResent())
+    return size <= off;
+  if (size > off + data.size())
+    return false;
+  std::string there(size - off, '\0');
+  ASSIGN_OR_RETURN(size_t got, core->Read(ino, off, there));
+  return std::string_view(there.data(), got) ==
+         std::string_view(data.data(), got);
+}
+
 void OpWrite(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size,
              off_t off, fuse_file_info* fi) {
   FsCore* core = Self(req)->core();
@@ -254,14 +269,23 @@ void OpWrite(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size,
     else
       reply.Err(wrote.error().Errno());
   };
-  // Uncached means that the source is also appended to behind the overlay, so
-  // the offset of an O_APPEND write is not the kernel's to say.
-  if ((fi->flags & O_APPEND) != 0 && core->CacheSeconds() <= 0) {
-    Once once(Self(req)->intents());
-    send(AppendOnce(&once, core, ino, at, bytes, fi->flags, kill));
-    return;
+  if ((fi->flags & O_APPEND) == 0)
+    return send(core->Write(ino, at, bytes, fi->flags, kill));
+  // Uncached means that the file is also appended to behind the overlay, so
+  // the offset of an O_APPEND write is not the kernel's to say. For the files
+  // that were open then it is not afterwards either: the kernel does not ask
+  // for the size before it appends (fs/fuse/file.c, fuse_direct_write_iter).
+  bool trusted = core->CacheSeconds() > 0;
+  if (trusted) {
+    Result<bool> fits = IsAtTheEnd(core, ino, at, bytes);
+    if (!fits)
+      return send(core::Fail(std::move(fits).error()));
+    trusted = *fits;
   }
-  send(core->Write(ino, at, bytes, fi->flags, kill));
+  Once once(Self(req)->intents());
+  if (trusted && once.Fresh())
+    return send(core->Write(ino, at, bytes, fi->flags & ~O_APPEND, kill));
+  send(AppendOnce(&once, core, ino, at, bytes, fi->flags, kill));
 }
 
 void OpFlush(fuse_req_t req, fuse_ino_t ino, fuse_file_info*) {

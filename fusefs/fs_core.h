@@ -110,11 +110,13 @@ class FsCore {
   // Bytes read into buf; less than asked only at the end of the file.
   virtual core::Result<size_t> Read(FileId id, uint64_t off,
                                     std::span<char> buf) = 0;
-  // open_flags: O_APPEND matters while serving the source only.
+  // open_flags: with O_APPEND it goes to the end of the file, which off may
+  // lie before.
   // kill_suidgid: FUSE_WRITE_KILL_SUIDGID.
   virtual core::Result<size_t> Write(FileId id, uint64_t off,
                                      std::span<const char> data, int open_flags,
                                      bool kill_suidgid) = 0;
+  virtual core::Result<uint64_t> SizeOf(FileId id) = 0;  // regular files
   // close(2) of one descriptor: delivers errors of the target.
   virtual core::Status Flush(FileId id) = 0;
   virtual core::Status FSync(FileId id, bool data_only) = 0;  // files and dirs

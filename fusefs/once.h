@@ -22,7 +22,7 @@ class Once {
       : intents_(intents),
         opcode_(Transport::Request()->opcode),
         unique_(Transport::Request()->unique & ~wire::kResentBit) {
-    if (Transport::Request()->unique & wire::kResentBit)
+    if (Transport::IsResent())
       record_ = intents_->Find(unique_);
   }
   // The reply was written, or the kernel no longer wants one.

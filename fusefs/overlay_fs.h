@@ -92,6 +92,7 @@ class OverlayFs final : public FsCore {
   core::Result<size_t> Write(FileId id, uint64_t off,
                              std::span<const char> data, int open_flags,
                              bool kill_suidgid) override;
+  core::Result<uint64_t> SizeOf(FileId id) override;
   core::Status Flush(FileId id) override;
   core::Status FSync(FileId id, bool data_only) override;
   core::Status FAllocate(FileId id, int mode, uint64_t off,

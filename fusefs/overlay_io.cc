@@ -106,6 +106,11 @@ core::Result<size_t> OverlayFs::Write(FileId id, uint64_t off,
   return parts_.data->Write(id, off, data, open_flags, false);
 }
 
+core::Result<uint64_t> OverlayFs::SizeOf(FileId id) {
+  Pass pass(this);
+  return parts_.data->SizeOf(id);
+}
+
 core::Status OverlayFs::Flush(FileId id) {
   Pass pass(this);
   return parts_.data->Flush(id);

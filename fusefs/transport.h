@@ -16,6 +16,7 @@
 #include <string_view>
 
 #include "core/result.h"
+#include "fusefs/fuse_wire.h"
 
 struct fuse_custom_io;
 
@@ -52,6 +53,10 @@ class Transport {
 
   // The request that this thread is answering, or null.
   static const fuse_in_header* Request();
+  // It was sent before, to a worker that did not answer.
+  static bool IsResent() {
+    return (Request()->unique & wire::kResentBit) != 0;
+  }
   template <class Body>
   static const Body* RequestBody() {
     return reinterpret_cast<const Body*>(Request() + 1);

@@ -259,6 +259,11 @@ core::Result<size_t> FakeCore::Write(FileId id, uint64_t off,
   return data.size();
 }
 
+core::Result<uint64_t> FakeCore::SizeOf(FileId id) {
+  std::lock_guard lock(mu_);
+  return uint64_t{Find(id)->data.size()};
+}
+
 Status FakeCore::Flush(FileId) {
   flushes++;
   return {};

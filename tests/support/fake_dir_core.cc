@@ -241,6 +241,11 @@ Status DirCore::FAllocate(FileId id, int mode, uint64_t off, uint64_t len) {
                "fallocate");
 }
 
+core::Result<uint64_t> DirCore::SizeOf(FileId id) {
+  ASSIGN_OR_RETURN(off_t end, LSeek(id, 0, SEEK_END));
+  return static_cast<uint64_t>(end);
+}
+
 core::Result<off_t> DirCore::LSeek(FileId id, off_t off, int whence) {
   ASSIGN_OR_RETURN(UniqueFd fd, Fd(id, O_RDONLY));
   off_t at = ::lseek(fd.Get(), off, whence);

@@ -47,6 +47,7 @@ class DirCore final : public fusefs::FsCore {
   Result<size_t> Read(FileId id, uint64_t off, std::span<char> buf) override;
   Result<size_t> Write(FileId id, uint64_t off, std::span<const char> data,
                        int open_flags, bool kill_suidgid) override;
+  Result<uint64_t> SizeOf(FileId id) override;
   core::Status Flush(FileId) override { return {}; }
   core::Status FSync(FileId id, bool data_only) override;
   core::Status FAllocate(FileId id, int mode, uint64_t off,

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -675,6 +676,8 @@ Result<struct statfs> FakeSyscalls::FStatFs(int fd) {
   TRY(Begin("FStatFs", fd));
   ASSIGN_OR_RETURN(OpenFile * file, File(fd, "fstatfs"));
   struct statfs s {};
+  s.f_type = fss_[file->fs]->kind == Kind::kNfs ? NFS_SUPER_MAGIC
+                                                : EXT4_SUPER_MAGIC;
   s.f_bsize = kPage;
   uint64_t total = fss_[file->fs]->space.value_or(1ull << 40);
   uint64_t used = UsedBytes(file->fs);

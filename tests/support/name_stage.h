@@ -89,10 +89,6 @@ struct Worker {
       journal = std::move(opened->journal);
       recovered = std::move(opened->state);
     }
-    const bool crashed =
-        resumed && !recovered.sessions.empty() && recovered.HostWentDown(boot);
-    if (crashed)
-      MustDo(journal->AppendDurable(state::OptionFact{"host_went_down", "1"}));
     for (const state::Fact& fact :
          state::FactsOfNewSession(recovered, boot, 1)) {
       Must(journal->Append(fact));
@@ -131,8 +127,7 @@ struct Worker {
     lane.graveyard = &graveyard;
     lane.journal = journal.get();
     lane.copy_wanted = [this](FileId id) { WantCopy(id); };
-    lane.host_went_down = crashed || recovered.options.contains(
-                                         "host_went_down");
+    lane.host_went_down = recovered.HostWentDown(boot);
     fs = std::make_unique<fusefs::OverlayFs>(
         fusefs::OverlayFs::Parts{source.get(), objects.get(), redo.get(),
                                  data.get(), &graveyard, journal.get(),

@@ -298,6 +298,29 @@ TEST_P(ResentTest, AppendHappensOnce) {
   EXPECT_EQ(data.find("second;", at + 1), std::string::npos) << data;
 }
 
+// Cached, but the kernel's idea of the end is from before the attach.
+TEST_P(ResentTest, AppendBehindTheKernelsBackHappensOnce) {
+  core.seconds = 1;
+  FileId id = MakeFile("log", "first;moved;");
+  fuse_write_in in{};
+  in.offset = 6;
+  in.size = 7;
+  in.flags = O_WRONLY | O_APPEND;
+  FuseReply reply = AskAgain(
+      FUSE_WRITE, id, Bytes(in) + "second;", 12,
+      [&] {
+        EXPECT_TRUE(core.Write(id, 0, std::string("second;"), O_APPEND, false));
+        EXPECT_TRUE(core.Write(id, 0, std::string("else;"), O_APPEND, false));
+      },
+      7);
+  EXPECT_EQ(reply.err, 0);
+  std::string data = core.Data("log");
+  EXPECT_EQ(data.substr(0, 12), "first;moved;");
+  size_t at = data.find("second;");
+  EXPECT_NE(at, std::string::npos);
+  EXPECT_EQ(data.find("second;", at + 1), std::string::npos) << data;
+}
+
 INSTANTIATE_TEST_SUITE_P(Killed, ResentTest,
                          testing::Values(Killed::kBeforeTheRecord,
                                          Killed::kBeforeTheAct,

@@ -530,6 +530,17 @@ TEST_F(BytesRules, WhileAttachingOthersAppendToo) {
   EXPECT_EQ(bed.OnSource("f"), "one,two,three");
 }
 
+// What the kernel takes for the end may be as old as the attach.
+TEST_F(BytesRules, AnAppendNeverGoesBeforeTheEnd) {
+  Begin("one,two,");
+  std::string three = "three,", four = "four";
+  ASSERT_TRUE(bed.worker->data.Write(id, 4, three, O_WRONLY | O_APPEND, false)
+                  .has_value());
+  ASSERT_TRUE(bed.worker->data.Write(id, 8, four, O_WRONLY | O_APPEND, false)
+                  .has_value());
+  EXPECT_EQ(bed.Read(id, 0, 100), "one,two,three,four");
+}
+
 TEST_F(BytesRules, AfterCutoverTheTargetAloneIsServed) {
   Begin(Bytes(100, 'a'));
   CopyAll();
