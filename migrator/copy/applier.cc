@@ -35,9 +35,13 @@ Applier::Applier(const NameLane* lane)
     : lane_(lane), sys_(lane->source->sys()) {}
 
 void Applier::Adopt(const state::RecoveredState& state) {
-  core::MutexLock lock(mu_);
-  for (const auto& [id, place] : state.placed)
-    spots_[id] = Spot{place.dir, place.name};
+  {
+    core::MutexLock lock(mu_);
+    for (const auto& [id, place] : state.placed)
+      spots_[id] = Spot{place.dir, place.name};
+  }
+  if (lane_->host_went_down)
+    DropLostObjects(state);
 }
 
 bool Applier::IsRefusal(const core::Error& error) {
@@ -220,6 +224,13 @@ core::Result<Applier::Seen> Applier::SyncEntry(FileId dir,
   }
 }
 
+// The target filesystem's lost+found, which mkfs made: not part of the tree.
+bool Applier::IsTargetsOwn(FileId dir, const std::string& name,
+                           const TargetEntry& target) {
+  return dir == state::kRootId && name == "lost+found" &&
+         target.id == state::kNoFile && S_ISDIR(target.st.stx_mode);
+}
+
 core::Result<bool> Applier::TrySyncEntry(FileId dir, const std::string& name,
                                          Seen* seen) {
   if (!lane_->objects->Find(dir))
@@ -240,7 +251,7 @@ core::Result<bool> Applier::TrySyncEntry(FileId dir, const std::string& name,
   }
   ASSIGN_OR_RETURN(TargetEntry target, LookAtTarget((*dirfd)->Get(), name));
   const bool wanted = source.id != state::kNoFile;
-  if (!wanted && !target.there)
+  if (!wanted && (!target.there || IsTargetsOwn(dir, name, target)))
     return true;
   if (wanted && target.there && source.id == target.id)
     return true;

@@ -100,6 +100,8 @@ class Applier {
   };
   core::Result<SourceEntry> LookAtSource(FileId dir, const std::string& name);
   core::Result<TargetEntry> LookAtTarget(int dirfd, const std::string& name);
+  static bool IsTargetsOwn(FileId dir, const std::string& name,
+                           const TargetEntry& target);
   // false: a lock was not to be had; begin again.
   core::Result<bool> TrySyncEntry(FileId dir, const std::string& name,
                                   Seen* seen);
@@ -111,6 +113,9 @@ class Applier {
   core::Result<bool> Park(PlaceLocks::Hold* hold, FileId dir);
   core::Result<Spot> FindSpot(FileId dir);
   core::Status SetSpot(FileId dir, Spot spot);
+  // After a host crash a target that is no server may have lost objects that
+  // the journal still binds: they are to be made again.
+  void DropLostObjects(const state::RecoveredState& state);
   core::Status CopyXattrs(int source_fd, int target_fd);
   core::Status CopyTimes(int target_fd, const core::Stat& want,
                          const core::Stat& have);

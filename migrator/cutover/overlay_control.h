@@ -55,7 +55,7 @@ class OverlayControl {
   // RELEASE are answered without touching source or target (hazard H29).
   // Then applies what redo is left. OK means: the target is complete; any
   // error leaves the gate as it was. In kAborting and kSourceOnly nothing is
-  // applied and the target is not touched.
+  // applied, the target is not touched, and nothing is reported as left.
   virtual core::Result<FlushReport> DrainAndGate(int64_t deadline_ns) = 0;
   // OK also if the gate is open.
   virtual core::Status OpenGate() = 0;

@@ -82,7 +82,9 @@ Result<UniqueFd> WorkerOverlay::OpenOne(const OpenAsk& ask) {
     return parts_->sys->OpenAt(AT_FDCWD, magic.c_str(),
                                ask.flags & ~O_NOFOLLOW);
   }
-  return parts_->sys->OpenByHandle(parts_->target_mount.Get(), object->handle,
+  // The mount's own descriptor is O_PATH, of which open_by_handle_at(2) before
+  // Linux 6.12 wants to know nothing.
+  return parts_->sys->OpenByHandle(parts_->objects->RootFd(), object->handle,
                                    ask.flags);
 }
 
@@ -149,9 +151,11 @@ Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
   }
   gated_ = true;
   const MigrationState state = parts_->phase->state();
+  const bool complete_it = state != MigrationState::kAborting &&
+                           state != MigrationState::kAttaching &&
+                           !parts_->phase->target_is_truth();
   Status complete;
-  if (state != MigrationState::kAborting &&
-      state != MigrationState::kAttaching && !parts_->phase->target_is_truth())
+  if (complete_it)
     complete = [&]() -> Status {
       TRY(parts_->applier->Drain(deadline_ns, true));
       TRY(WhyTargetIsIncomplete());
@@ -173,7 +177,8 @@ Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
   }
   FlushReport report;
   report.took_ns = MonotonicNs() - began;
-  report.redo_left = parts_->redo->Count().pending;
+  if (complete_it)
+    report.redo_left = parts_->redo->Count().pending;
   return report;
 }
 

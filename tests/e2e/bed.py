@@ -158,7 +158,7 @@ class Bed(unittest.TestCase):
     # --- the end -------------------------------------------------------------
     def mounts(self):
         found = []
-        for line in open("/proc/self/mountinfo"):
+        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
             at = line.split()[4].encode().decode("unicode_escape")
             if at.startswith(str(self.work)):
                 found.append(at)
@@ -187,10 +187,10 @@ class Bed(unittest.TestCase):
                         run(LIVEMV, "finish", m["id"], timeout=60, check=False)
             except ValueError:
                 pass
-            self.kill_supervisors()
+            self.kill_leftovers()
         except subprocess.TimeoutExpired as e:
             print(f"cleaning up: {e}", file=sys.stderr)
-            self.kill_supervisors()
+            self.kill_leftovers()
         for _ in range(10):
             at = self.mounts()
             if not at:
@@ -207,15 +207,18 @@ class Bed(unittest.TestCase):
             return
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def kill_supervisors(self):
-        """What is still running for this bed: by its state directory."""
+    def kill_leftovers(self):
+        """Supervisors, workers and re-anchorers of this bed, by their ids."""
+        ids = {d.name.encode() for d in self.state.iterdir()} if self.state.exists() else set()
         for p in pathlib.Path("/proc").glob("[0-9]*"):
             try:
-                line = (p / "cmdline").read_bytes()
+                words = (p / "cmdline").read_bytes().split(b"\0")
+                if words[0].startswith(b"livemv-") and ids & set(words):
+                    os.kill(int(p.name), signal.SIGKILL)
             except OSError:
                 continue
-            if line.startswith(LIVEMV.encode()) and str(self.work).encode() in line:
-                os.kill(int(p.name), signal.SIGKILL)
+        for id in ids:
+            shutil.rmtree(pathlib.Path("/run/livemv") / id.decode(), ignore_errors=True)
 
 
 def tree(root, times=True):
@@ -278,6 +281,7 @@ def fill(root, mb=20, files=200, seed=1):
     attributes, odd names. Deterministic."""
     import random
     rng = random.Random(seed)
+    files = max(files, 60)
     root = os.fsencode(str(root))
     block = rng.randbytes(1 << 20)
     dirs = [root]
