@@ -178,6 +178,9 @@ Exit Follow(daemon::Registry& registry, const daemon::Registration& entry,
     const bool final = j.value("final", false);
     if (final && status->state == "moved")
       status->state = "finished";
+    // The worker's word; the supervisor has the last one, when all is tidied.
+    if (status->state == "aborted" && !final)
+      continue;
     Verdict verdict = Judge(goal, *status);
     if (!verdict.over && final)
       verdict = {true, goal == Goal::kNever ? Exit::kDone

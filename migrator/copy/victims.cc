@@ -218,6 +218,8 @@ core::Status Victims::EmptyVictims(uint64_t* count) {
 }
 
 core::Status Victims::RemovePrivate() {
+  if (lane_->objects->SlotsFd() < 0)  // not made, or gone already
+    return lane_->objects->RemovePrivate();
   TRY(Survey());
   for (;;) {
     ASSIGN_OR_RETURN(uint64_t count, BuryOnce(false));

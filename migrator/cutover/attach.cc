@@ -97,6 +97,7 @@ class Attach {
     round.from = request_.source;
     round.holders = std::move(scan.movers);
     round.bystanders = std::move(scan.bystanders);
+    round.own = request_.own;
     round.rules.own_namespace = own_ns_;
     round.opener = opener;
     round.pause_ns = request_.pause_ns;

@@ -142,6 +142,7 @@ class Cutover {
     round.from = request_.overlay_tree;
     round.holders = std::move(scan.movers);
     round.bystanders = std::move(scan.bystanders);
+    round.own = request_.own;
     round.rules.own_namespace = own_ns_;
     round.opener = opener;
     round.pause_ns = request_.pause_ns;

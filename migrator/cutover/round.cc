@@ -100,6 +100,7 @@ class Round {
     start_ns_ = deps_.clock->NowNs();
     deadline_ns_ = start_ns_ + request_.pause_ns;
     std::vector<pid_t> pids;
+    seen_ = request_.own;
     for (const proc::Holder& holder : request_.bystanders)
       seen_.insert(holder.pid);
     for (const proc::Holder& holder : request_.holders)

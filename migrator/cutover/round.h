@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct RoundRequest {
   std::vector<proc::Holder> holders;
   // Holders that go on running; what they share with holders stays.
   std::vector<proc::Holder> bystanders;
+  std::set<pid_t> own;  // ours: never frozen, whose child they may be
   PlanRules rules;
   Opener* opener = nullptr;
   int64_t pause_ns = 0;

@@ -250,6 +250,7 @@ void Supervisor::CutoverEnded(const ReanchorReport& report) {
   reason_ = Joined(report.reason, Named(report.stayed));
   if (report.outcome == Outcome::kDone) {
     schedule_.Reset();
+    committed_ = true;
     next_try_ns_ = now + kDrainEveryNs;
     if (!report.stayed.empty())
       reason_ = "still on the overlay: " + reason_;
@@ -304,7 +305,8 @@ std::string Supervisor::RoleDue() const {
     return abort_ready_ ? "abort" : "";
   if (state == "draining")
     return "drain";
-  if (state == "synced" && auto_cutover_ && schedule_.NextAt())
+  // A status that the worker sent before the commit may come after it.
+  if (state == "synced" && auto_cutover_ && !committed_ && schedule_.NextAt())
     return "cutover";
   return "";
 }

@@ -130,6 +130,7 @@ class Supervisor {
   MigrationStatus status_;
   std::vector<PauseLine> pauses_;
   bool live_ = false;          // redirect has begun
+  bool committed_ = false;     // the target is the truth
   bool over_ = false;          // Finished was called
   bool returned_ = false;      // DIR shows the source, nobody is on the overlay
   bool auto_cutover_ = true;

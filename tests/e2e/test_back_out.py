@@ -105,14 +105,15 @@ class Stragglers(bed.Bed):
         tracer = lambda: int(next(l for l in open(f"/proc/{holder.pid}/status")
                                   if l.startswith("TracerPid")).split()[1])
         bed.poll("strace attached", tracer)
-        said = self.livemv("cutover", self.disk, "--wait", code=5)
-        self.assertIn(str(holder.pid), said.text)
-        state = self.status()
-        self.assertEqual(state["state"], "synced")
-        self.assertIn(str(holder.pid), state["reason"])
+        waiting = self.spawn(bed.LIVEMV, "cutover", self.disk, "--wait",
+                             stdout=subprocess.DEVNULL)
+        bed.poll("the straggler is named",
+                 lambda: str(holder.pid) in str(self.status().get("reason")))
+        self.assertEqual(self.status()["state"], "synced")
+        self.assertIsNone(waiting.poll())
         strace.send_signal(signal.SIGINT)
         strace.wait(timeout=10)
-        self.livemv("cutover", self.disk, "--wait")
+        self.assertEqual(waiting.wait(timeout=30), 0)
         self.assertEqual(self.status()["state"], "moved")
         holder.kill()
         self.assert_nothing_lost(self.stop_writers())
@@ -153,7 +154,9 @@ class Stragglers(bed.Bed):
         holder = self.spawn("python3", "-c", code, cwd=self.disk, stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE)
         holder.stdout.readline()
-        self.livemv("cutover", self.disk, "--wait", code=5)
+        self.livemv("cutover", self.disk)
+        bed.poll("the straggler is named",
+                 lambda: str(holder.pid) in str(self.status().get("reason")))
         self.livemv("cutover", self.disk, f"--accept={holder.pid}")
         self.wait_state("draining", "moved")
         self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)

@@ -128,6 +128,14 @@ TEST_F(AttachTest, OurOwnProcessesAndTheirChildrenAreLeftAlone) {
   EXPECT_EQ(m_.descriptions[m_.processes[10].cwd].dev, kOverlay);
 }
 
+TEST_F(AttachTest, OurOwnProcessesAreLeftAloneAlsoAsChildrenOfAHolder) {
+  m_.Writer(10);
+  m_.Writer(1000).ppid = 10;
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.descriptions[m_.processes[1000].cwd].dev, kSource);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].cwd].dev, kOverlay);
+}
+
 TEST_F(AttachTest, AProgramOfTheTreeMayStayAndIsNamed) {
   FakeProcess& p = m_.processes[10];
   p.text_only = true;
