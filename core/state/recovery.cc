@@ -306,7 +306,8 @@ bool RecoveredState::IsDirtyEntry(FileId dir, std::string_view name) const {
 }
 
 bool RecoveredState::HostWentDown(std::string_view boot_id) const {
-  return !sessions.empty() && sessions.back().boot_id != boot_id;
+  return std::any_of(sessions.begin(), sessions.end(),
+                     [&](const SessionFact& s) { return s.boot_id != boot_id; });
 }
 
 std::vector<Fact> FactsOfNewSession(const RecoveredState& state,
@@ -325,7 +326,8 @@ std::vector<Fact> FactsOfNewSession(const RecoveredState& state,
         out.push_back(WithdrawnFact{id, hot.first, hot.count});
     }
   }
-  if (state.HostWentDown(boot_id)) {
+  // Once: later workers of the same boot find the debts written down.
+  if (!state.sessions.empty() && state.sessions.back().boot_id != boot_id) {
     for (FileId id : SortedKeys(state.meta_hot))
       out.push_back(OwedFact{id});
   }

@@ -76,7 +76,8 @@ struct RecoveredState {
   std::vector<Fact> ToFacts() const;
 
   bool IsDirtyEntry(FileId dir, std::string_view name) const;
-  // The last session ran on another boot of this host.
+  // The host went down during this migration: some session ran on another
+  // boot. Remains true for all later workers.
   bool HostWentDown(std::string_view boot_id) const;
 
   bool operator==(const RecoveredState&) const = default;

@@ -176,6 +176,15 @@ TEST(Recovery, ANewSessionWithdrawsHotChunksAndComesLast) {
   }
 }
 
+TEST(Recovery, AHostThatWentDownIsRememberedByAllLaterWorkers) {
+  RecoveredState state = Fold({MigrationFact{}, SessionFact{"boot-1", 1}});
+  EXPECT_FALSE(state.HostWentDown("boot-1"));
+  EXPECT_TRUE(state.HostWentDown("boot-2"));
+  // The second worker after the crash is killed: the third one must know.
+  ASSERT_TRUE(state.Apply(SessionFact{"boot-2", 2}));
+  EXPECT_TRUE(state.HostWentDown("boot-2"));
+}
+
 TEST(Recovery, TheFirstSessionOwesNothing) {
   RecoveredState state = Fold({MigrationFact{}});
   EXPECT_FALSE(state.HostWentDown("boot-1"));
