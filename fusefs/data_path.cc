@@ -257,6 +257,18 @@ Status DataPath::NewFile(FileId id) {
   return {};
 }
 
+void DataPath::NameChanged(FileId id) {
+  if (!Split())
+    return;
+  // Of a file that is not known everything is synced.
+  FileRef r = table_->Find(id);
+  if (!r)
+    return;
+  MutexLock lock(r->mu);
+  r->facts.source_dirty.Dirty();
+  r->facts.sync_all = true;
+}
+
 void DataPath::Forget(FileId id) { table_->Forget(id); }
 
 }  // namespace livemv::fusefs

@@ -79,6 +79,9 @@ class DataPath {
   // A file was created on the source as a placeholder: its local end is 0.
   // Before anybody can open it. Appends, does not sync.
   core::Status NewFile(FileId id);
+  // The file got a name: its next fsync makes that durable on the source, and
+  // the records of it in the journal.
+  void NameChanged(FileId id);
   // The inode is gone for good.
   void Forget(FileId id);
 

@@ -216,6 +216,18 @@ core::Status ObjectStore::MakeInSlot(const std::string& slot,
   }
 }
 
+// Bytes in an object without a binding are of a life that the journal lost in
+// a power cut: nothing that was promised, and perhaps the file was seen without
+// them since.
+core::Status ObjectStore::EmptyAdopted(state::FileId id,
+                                       const std::string& slot) {
+  auto fd = sys_->OpenAt(slots_.Get(), slot.c_str(), O_RDWR | O_NOFOLLOW);
+  if (!fd)
+    return core::Fail(std::move(fd).error().With(Operand("open", id)));
+  TRY(sys_->FTruncate(fd->Get(), 0));
+  return sys_->FSync(fd->Get());
+}
+
 core::Result<Object> ObjectStore::Make(state::FileId id,
                                        const core::Stat& source,
                                        const std::string& link_text) {
@@ -234,6 +246,8 @@ core::Result<Object> ObjectStore::Make(state::FileId id,
   if ((st.stx_mode & kFormat) != type)
     return core::Fail(core::ErrorCode::kCorrupt,
                       Operand("the slot holds another type than", id));
+  if (!made && type == S_IFREG && st.stx_size != 0)
+    TRY(EmptyAdopted(id, slot));
   if (st.stx_uid != source.stx_uid || st.stx_gid != source.stx_gid) {
     auto given = sys_->ChOwn(fd->Get(), source.stx_uid, source.stx_gid);
     // A target that does not let root give files away is told by the applier

@@ -104,6 +104,7 @@ class ObjectStore {
                             const std::string& link_text);
   core::Status MakeInSlot(const std::string& slot, const core::Stat& source,
                           const std::string& link_text);
+  core::Status EmptyAdopted(state::FileId id, const std::string& slot);
   core::Result<core::UniqueFd> MakeDir(int at, const char* name);
   void RestoreRootTimes(const core::Stat& before);
 

@@ -150,6 +150,9 @@ class OverlayFs final : public FsCore {
   core::Result<Victim> BeforeLosingName(const Pass& pass, FileId dir,
                                         const char* name);
   void AfterLosingName(const Pass& pass, const Victim& victim, bool happened);
+  core::Status NamesMoved(const Pass& pass, FileId dir, const char* name,
+                          FileId new_dir, const char* new_name,
+                          unsigned flags);
   core::Result<OpenReply> OpenWith(const Pass& pass, FileId id, int flags);
   OpenReply ReplyFor(const Pass& pass, int flags) const;
   void LastUseGone(FileId id);

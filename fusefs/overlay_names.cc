@@ -134,7 +134,9 @@ core::Result<Entry> OverlayFs::FinishMake(FileId dir, const char* name,
 core::Result<Entry> OverlayFs::Link(FileId id, FileId dir, const char* name) {
   Pass pass(this);
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
-  return Completed(pass, pass.ops().Link(id, dir, name));
+  ASSIGN_OR_RETURN(Entry entry, pass.ops().Link(id, dir, name));
+  parts_.data->NameChanged(id);
+  return Completed(pass, std::move(entry));
 }
 
 // --- taking names away
@@ -181,7 +183,25 @@ core::Status OverlayFs::Rename(FileId dir, const char* name, FileId new_dir,
     return pass.ops().Rename(dir, name, new_dir, new_name, flags);
   }();
   AfterLosingName(pass, victim, status.has_value());
+  if (status)
+    TRY(NamesMoved(pass, dir, name, new_dir, new_name, flags));
   return status;
+}
+
+// As on the source alone, where the inode is part of the change: whoever syncs
+// a file that was renamed finds the new name after a crash.
+core::Status OverlayFs::NamesMoved(const Pass& pass, FileId dir,
+                                   const char* name, FileId new_dir,
+                                   const char* new_name, unsigned flags) {
+  if (!pass.Split())
+    return {};
+  if (auto moved = pass.ops().Lookup(new_dir, new_name))
+    parts_.data->NameChanged(moved->id);
+  if ((flags & RENAME_EXCHANGE) != 0) {
+    if (auto other = pass.ops().Lookup(dir, name))
+      parts_.data->NameChanged(other->id);
+  }
+  return {};
 }
 
 // --- extended attributes

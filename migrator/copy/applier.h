@@ -69,6 +69,9 @@ class Applier {
   // there, kNoFile if unknown. The caller's hold has the entry and the object.
   core::Status Detach(FileId dir, const std::string& name, FileId id,
                       const core::Stat& st);
+  // id lives. If its slot is but one of its names on the target, the slot goes:
+  // emptying a lost directory can put an object there that was just placed.
+  core::Status TidySlot(FileId id);
   // Moves everything that the target's directory holds into slots.
   core::Status EmptyDir(FileId dir);
   // For a directory whose object cannot be opened: it was deleted and

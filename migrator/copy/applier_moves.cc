@@ -1,6 +1,7 @@
 // How objects get into their places and out of them.
 
 #include <fcntl.h>
+#include <linux/magic.h>
 
 #include <cerrno>
 
@@ -23,6 +24,32 @@ core::Error Describe(core::Error error, const char* what,
 }
 
 }  // namespace
+
+void Applier::DropLostObjects(const state::RecoveredState& state) {
+  auto fs = sys_->FStatFs(lane_->objects->RootFd());
+  // A server answers after it has made an object durable.
+  if (fs && static_cast<unsigned long>(fs->f_type) == NFS_SUPER_MAGIC)
+    return;
+  for (const auto& [id, file] : state.files) {
+    if (!file.bound || id == state::kRootId)
+      continue;
+    auto fd = sys_->OpenByHandle(lane_->objects->RootFd(), file.bound->handle,
+                                 O_PATH | O_NOFOLLOW);
+    if (fd || fd.error().sys_errno != ESTALE)
+      continue;
+    // Claims follow a sync of the object, so this one was taken by somebody
+    // else. Left as it is: its file cannot be served, and nobody is told that
+    // the bytes were zeros.
+    if (file.map &&
+        (file.map->CopiedBytes() != 0 || file.map->RemoteBytes() != 0)) {
+      LOG_ERROR("the object of inode {:x} is gone from the target", id);
+      continue;
+    }
+    LOG_INFO("the object of inode {:x} went with the host's crash", id);
+    lane_->objects->Forget(id);
+    ForgetPlace(id);
+  }
+}
 
 core::Status Applier::SetSpot(FileId dir, Spot spot) {
   {
@@ -229,6 +256,23 @@ core::Status Applier::Detach(FileId dir, const std::string& name, FileId id,
   if (S_ISDIR(st.stx_mode))
     TRY(SetSpot(id, Spot{}));
   return {};
+}
+
+core::Status Applier::TidySlot(FileId id) {
+  PlaceLocks::Hold hold(&locks_);
+  // Held, nobody takes the other name away between the look and the act.
+  hold.Acquire({PlaceLocks::KeyOf(id)});
+  const std::string slot = ObjectStore::SlotName(id);
+  auto st = sys_->StatAt(lane_->objects->SlotsFd(), slot.c_str());
+  if (!st && st.error().sys_errno == ENOENT) {
+    lane_->graveyard->Remove(id);
+    return {};
+  }
+  if (!st)
+    return core::Fail(std::move(st).error());
+  if (S_ISDIR(st->stx_mode) || st->stx_nlink < 2)
+    return {};
+  return sys_->UnlinkAt(lane_->objects->SlotsFd(), slot.c_str(), 0);
 }
 
 core::Status Applier::EmptyDir(FileId dir) {

@@ -80,10 +80,7 @@ core::Result<uint64_t> Victims::BuryOnce(bool sync) {
     if (hooks_.in_use(id))
       continue;
     // Alive: it only passed through its slot, unless it still lies there.
-    auto slot = sys_->StatAt(lane_->objects->SlotsFd(),
-                             ObjectStore::SlotName(id).c_str(), STATX_TYPE);
-    if (!slot && slot.error().sys_errno == ENOENT)
-      lane_->graveyard->Remove(id);
+    TRY(applier_->TidySlot(id));
   }
   ASSIGN_OR_RETURN(std::vector<core::DirEntry> unknown,
                    List(lane_->objects->VictimsFd()));

@@ -550,6 +550,89 @@ TEST_F(Names, ThePrivateDirectoryIsNotSeenInTheRootsTimes) {
   EXPECT_EQ(mtime(target), want);
 }
 
+TEST_F(Names, BytesOfALifeThatTheJournalLostAreNotAdopted) {
+  PlantFile("f");
+  {
+    core::UniqueFd root = sys_.OpenRoot(source_);
+    auto fd = Must(sys_.OpenAt(root.Get(), "f", O_RDWR, 0));
+    MustDo(sys_.FTruncate(fd.Get(), 0));
+  }
+  Start();
+  const std::string slot = fusefs::ObjectStore::SlotName(Id("f"));
+  auto fd = Must(sys_.OpenAt(worker_->objects->SlotsFd(), slot.c_str(),
+                             O_RDWR | O_CREAT, 0600));
+  Must(sys_.PWrite(fd.Get(), "lost", 4, 0));
+  ExpectSettles();
+  EXPECT_EQ(OnTarget("f"), "");
+}
+
+TEST_F(Names, AnObjectThatAWeakTargetLostInAPowerCutIsMadeAgain) {
+  target_ = sys_.AddFs(FakeSyscalls::Kind::kLocal);
+  bool met = false;
+  for (uint64_t seed = 1; seed < 60 && !met; ++seed) {
+    Start();
+    worker_->Settle();
+    const std::string name = "n" + std::to_string(seed);
+    Must(fs().MkDir(kRootId, name.c_str(), 0755, {}));
+    sys_.MakeAllDurable(source_);
+    while (worker_->applier->Step()) {
+    }
+    MustDo(worker_->journal->SyncAll());
+    const FileId id = Id(name);
+    const core::FileHandle handle = worker_->objects->Find(id)->handle;
+    std::mt19937_64 rng(seed);
+    worker_.reset();
+    sys_.PowerCut(rng);
+    core::UniqueFd root = sys_.OpenRoot(target_);
+    met = !sys_.OpenByHandle(root.Get(), handle, O_PATH).has_value();
+    root.Reset();
+    boots_++;
+    Start();
+    ExpectSettles();
+    EXPECT_TRUE(sys_.InoOf(target_, name).has_value());
+  }
+  EXPECT_TRUE(met) << "no power cut took the object";
+}
+
+TEST_F(Names, AnObjectInItsSlotAndInItsPlaceKeepsItsPlace) {
+  PlantFile("f");
+  Start();
+  ExpectSettles();
+  const FileId f = Id("f");
+  auto fd = Must(worker_->objects->Path(f));
+  MustDo(sys_.LinkFd(fd->Get(), worker_->objects->SlotsFd(),
+                     fusefs::ObjectStore::SlotName(f).c_str()));
+  fd.reset();
+  MustDo(worker_->victims->Survey());
+  MustDo(worker_->victims->RemovePrivate());
+  EXPECT_TRUE(sys_.InoOf(target_, "f").has_value());
+}
+
+TEST_F(Names, AFileThatGotANameKeepsItOverAPowerCutAfterItsFsync) {
+  PlantFile("f");
+  PlantFile("g");
+  for (uint64_t seed = 1; seed < 20; ++seed) {
+    Start();
+    worker_->Settle();
+    const std::string link = "l" + std::to_string(seed);
+    const std::string moved = "m" + std::to_string(seed);
+    const std::string from = seed == 1 ? "g" : "m" + std::to_string(seed - 1);
+    // Both files are known to the data path, and clean.
+    const FileId f = Id("f"), g = Id(from);
+    Must(fs().Write(f, 0, std::string_view("x"), 0, false));
+    Must(fs().Write(g, 0, std::string_view("x"), 0, false));
+    MustDo(fs().FSync(f, false));
+    MustDo(fs().FSync(g, false));
+    Must(fs().Link(f, kRootId, link.c_str()));
+    MustDo(fs().FSync(f, false));
+    MustDo(fs().Rename(kRootId, from.c_str(), kRootId, moved.c_str(), 0));
+    MustDo(fs().FSync(g, false));
+    PowerCut(seed);
+    EXPECT_TRUE(sys_.InoOf(source_, link).has_value()) << seed;
+    EXPECT_TRUE(sys_.InoOf(source_, moved).has_value()) << seed;
+  }
+}
+
 TEST_F(Names, ADirectoryThatIsNotEmptyOnTheTargetYetGoesWithItsContents) {
   PlantDir("d");
   PlantDir("d/e");
