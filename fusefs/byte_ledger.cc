@@ -19,6 +19,8 @@ ByteLedger::ByteLedger(FileTable* table, SourceTree* source,
 
 void ByteLedger::SetPredecessorAlive(bool alive) {
   predecessor_alive_.store(alive);
+  if (listener_ != nullptr)
+    listener_->PredecessorAlive(alive);
   if (!alive)
     table_->WakeCutter();
 }

@@ -34,6 +34,8 @@ class BytesListener {
   virtual void AttrsTouched(FileId id) = 0;
   // Chunks of id are to be copied; urgent: an application wrote into them.
   virtual void CopyWanted(FileId id, bool urgent) = 0;
+  // See ByteLedger::SetPredecessorAlive.
+  virtual void PredecessorAlive(bool) {}
 };
 
 // Safety mechanisms that a simulator can take out, to see that it notices.

@@ -274,6 +274,8 @@ std::optional<Redo::Job> Redo::Take() {
   core::MutexLock lock(mu_);
   PromoteDelayed(now);
   for (auto* queue : {&ready_entries_, &ready_attrs_}) {
+    if (queue == &ready_attrs_ && hold_attrs_)
+      continue;
     while (!queue->empty()) {
       auto it = records_.find(*queue->front());
       queue->pop_front();
@@ -377,11 +379,17 @@ void Redo::RetryAll(bool lazy) {
   }
 }
 
+void Redo::HoldAttributes(bool hold) {
+  core::MutexLock lock(mu_);
+  hold_attrs_ = hold;
+  work_.NotifyAll();
+}
+
 void Redo::WaitForWork(int64_t timeout_ns) {
   const int64_t now = sys_->MonotonicNs();
   core::MutexLock lock(mu_);
   PromoteDelayed(now);
-  if (!ready_entries_.empty() || !ready_attrs_.empty())
+  if (AnyReady())
     return;
   if (!delayed_.empty())
     timeout_ns = std::min(timeout_ns, delayed_.begin()->first - now);

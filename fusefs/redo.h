@@ -114,6 +114,9 @@ class Redo {
   // Everything delayed or set aside is due again at once; lazy: also what
   // MarkLazily put off.
   void RetryAll(bool lazy);
+  // While held, attributes stay dirty: a dead worker's write may still move the
+  // times of its object after they were made equal.
+  void HoldAttributes(bool hold);
   // Until something is due or the timeout (ns) has passed.
   void WaitForWork(int64_t timeout_ns);
   void WakeAll();
@@ -181,6 +184,9 @@ class Redo {
   // All below with mu_ held. Dirty journals the place if it was clean.
   core::Result<Records::iterator> Dirty(const Place& place);
   void MakeReady(Records::iterator it);
+  bool AnyReady() const {
+    return !ready_entries_.empty() || (!ready_attrs_.empty() && !hold_attrs_);
+  }
   void Delay(Records::iterator it, Where where, int64_t due_ns);
   void Undelay(Records::iterator it);
   void SetAge(Record* record, uint64_t age);  // 0: not counted
@@ -208,6 +214,7 @@ class Redo {
   uint64_t age_ = 1;
   uint64_t set_aside_ = 0;
   uint64_t taken_ = 0;
+  bool hold_attrs_ = false;
   std::string last_error_;
 };
 

@@ -30,6 +30,9 @@ Result<uint64_t> CopyBack::BytesToBringBack() {
     FileRef r = ledger_->table()->Find(id);
     if (!r)
       continue;
+    ASSIGN_OR_RETURN(bool gone, IsGone(id));
+    if (gone)
+      continue;
     TRY(ledger_->Load(*r));
     MutexLock lock(r->mu);
     uint64_t end = r->facts.map.local_end();
@@ -40,11 +43,20 @@ Result<uint64_t> CopyBack::BytesToBringBack() {
   return bytes;
 }
 
+Result<bool> CopyBack::IsGone(state::FileId id) {
+  if (auto fd = ledger_->source()->Path(id))
+    return false;
+  return ledger_->source()->IsDead(id);
+}
+
 Status CopyBack::List() {
   files_.clear();
   for (state::FileId id : ledger_->table()->KnownFiles()) {
     FileRef r = ledger_->table()->Find(id);
     if (!r)
+      continue;
+    ASSIGN_OR_RETURN(bool gone, IsGone(id));
+    if (gone)
       continue;
     TRY(ledger_->Load(*r));
     MutexLock lock(r->mu);
@@ -71,6 +83,9 @@ Result<bool> CopyBack::Step() {
 Result<bool> CopyBack::StepFile(state::FileId id) {
   FileRef r = ledger_->table()->Find(id);
   if (!r)
+    return false;
+  ASSIGN_OR_RETURN(bool gone, IsGone(id));
+  if (gone)
     return false;
   bool remote;
   {
@@ -279,6 +294,9 @@ Status CopyBack::Finish() {
       pinned = r->facts.pinned;
     }
     if (!pinned)
+      continue;
+    ASSIGN_OR_RETURN(bool gone, IsGone(id));
+    if (gone)
       continue;
     MutexLock writes(r->write_mu);
     TRY(TrimSource(*r));

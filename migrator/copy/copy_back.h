@@ -42,6 +42,9 @@ class CopyBack {
 
  private:
   core::Status List();
+  // The source has no inode any more that anything could be brought back to
+  // (deleted, or its creation went with a power cut).
+  core::Result<bool> IsGone(state::FileId id);
   core::Result<bool> StepFile(state::FileId id);
   // The local end rises over the next piece.
   core::Result<bool> BringGrowth(fusefs::FileRecord& r, bool* moved);

@@ -141,6 +141,7 @@ void CopyEngine::CopyChunk(Job& job, Batch& batch, uint64_t chunk) {
     ByteMap::Range bytes = r.facts.map.ChunkBytesOf(chunk);
     // Its writer asks for it again at the end.
     if (ledger_->PredecessorAlive() || r.gens.InFlight(chunk) ||
+        r.late_syncs != 0 ||  // nothing could be claimed
         ByteLedger::OverlapsAny(r.given_up, bytes.first,
                                 bytes.first + bytes.count))
       return;
@@ -400,6 +401,7 @@ void CopyEngine::FinishJob(Job& job, Batch& batch) {
       good.push_back(copied.chunk);
   }
   std::sort(good.begin(), good.end());
+  NoteTimes(job);
   MutexLock lock(job.record->mu);
   auto claimed = ledger_->ClaimLocked(*job.record, good);
   if (!claimed)

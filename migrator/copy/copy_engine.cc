@@ -118,8 +118,7 @@ void CopyEngine::GiveBack(Job& job) {
     copied = copied || !job.record->facts.pinned;
   }
   bool trouble = !job.source_trouble || !job.target_trouble;
-  if (job.wrote && ledger_->listener() != nullptr)
-    ledger_->listener()->AttrsTouched(job.id);
+  NoteTimes(job);
   job.record.Reset();
   MutexLock lock(mu_);
   auto it = active_.find(job.id);
@@ -135,6 +134,11 @@ void CopyEngine::GiveBack(Job& job) {
     PutLocked(job.id, again ? Where::kUrgent : Where::kQueue);
   else
     PutLocked(job.id, Where::kLater, Now() + kBusyRetryNs);
+}
+
+void CopyEngine::NoteTimes(Job& job) {
+  if (std::exchange(job.wrote, false) && ledger_->listener() != nullptr)
+    ledger_->listener()->AttrsTouched(job.id);
 }
 
 // ----------------------------------------------------------------- batches

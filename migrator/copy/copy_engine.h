@@ -141,6 +141,9 @@ class CopyEngine {
   core::Result<bool> Verify(Job& job, Verifier::File& file,
                             const Copied& copied);
   void NoteMismatch(Job& job, const Copied& copied);
+  // The object's times are the copier's until they are copied again. Journaled
+  // before the claim: nobody would come back to a chunk that is claimed.
+  void NoteTimes(Job& job);
   void GiveBack(Job& job);
   void PutLocked(FileId id, Where where, int64_t when_ns = 0);
   bool Failed(FileId id, uint64_t chunk);

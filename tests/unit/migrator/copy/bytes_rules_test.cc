@@ -270,6 +270,73 @@ TEST_F(BytesRules, V5NothingIsClaimedOrCutWhileTheOldWorkerMayAct) {
   EXPECT_EQ(bed.OnTarget(id), bed.OnSource("f"));
 }
 
+TEST_F(BytesRules, AnOldWriteThatMakesAnObjectLongerIsSeen) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+  bed.Kill();
+  bed.Start();
+  bed.worker->ledger.SetPredecessorAlive(true);
+  EXPECT_EQ(bed.ReadAll(id), "localgrown");
+  // The dead worker's last write lands.
+  auto object = bed.worker->objects.Data(id);
+  ASSERT_TRUE(bed.sys.PWrite((*object)->Get(), "late", 4, 10).has_value());
+  EXPECT_EQ(bed.ReadAll(id), "localgrownlate");
+  bed.worker->ledger.SetPredecessorAlive(false);
+  ASSERT_TRUE(bed.Write(id, 14, "!").has_value());
+  EXPECT_EQ(bed.ReadAll(id), "localgrownlate!");
+  bed.Settle();
+  EXPECT_EQ(bed.OnTarget(id), "localgrownlate!");
+}
+
+TEST_F(BytesRules, AShorterSizeHoldsAgainstAnOldWrite) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+  bed.Kill();
+  bed.Start();
+  bed.worker->ledger.SetPredecessorAlive(true);
+  ASSERT_TRUE(bed.worker->data.Truncate(id, 7, false).has_value());
+  auto object = bed.worker->objects.Data(id);
+  ASSERT_TRUE(bed.sys.PWrite((*object)->Get(), "late", 4, 10).has_value());
+  EXPECT_EQ(bed.ReadAll(id), "localgr");
+  bed.worker->ledger.SetPredecessorAlive(false);
+  bed.Settle();
+  EXPECT_EQ(bed.OnTarget(id), "localgr");
+}
+
+TEST_F(BytesRules, TimesAreDirtyBeforeAChunkIsClaimed) {
+  // A kill between the two would leave the copier's time for ever.
+  struct Listener final : fusefs::BytesListener {
+    void AttrsTouched(FileId) override {
+      touched = true;
+      EXPECT_FALSE(copied());
+    }
+    void CopyWanted(FileId, bool) override {}
+    std::function<bool()> copied;
+    bool touched = false;
+  } listener;
+  listener.copied = [this] { return Copied(0); };
+  Begin("local");
+  bed.worker->ledger.SetListener(&listener);
+  CopyAll();
+  EXPECT_TRUE(Copied(0));
+  EXPECT_TRUE(listener.touched);
+}
+
+TEST_F(BytesRules, NothingIsCopiedWhileAnFSyncThatWasGivenUpIsOut) {
+  Begin("local");
+  bed.worker->table.Get(id)->late_syncs = 1;
+  bed.worker->engine.Enqueue(id);
+  const uint64_t before = bed.sys.CallsOf("PWrite");
+  for (int i = 0; i < 5; i++) {
+    bed.worker->engine.Step();
+    bed.sys.AdvanceClock(100'000'000);
+  }
+  EXPECT_EQ(bed.sys.CallsOf("PWrite"), before);
+  bed.worker->table.Get(id)->late_syncs = 0;
+  bed.Settle();
+  EXPECT_TRUE(Copied(0));
+}
+
 TEST_F(BytesRules, V8AFailedTargetFsyncWithdrawsEveryHotChunk) {
   Begin(Bytes(3 * kMiB, 'a'));
   CopyAll();
@@ -375,6 +442,20 @@ TEST_F(BytesRules, R5GrowthThatIsWrittenWhileBroughtBackIsBroughtBackAgain) {
   ASSERT_TRUE(bed.worker->back.Finish().has_value());
   EXPECT_EQ(bed.worker->table.Get(id)->facts.map.local_end(), 10u);
   EXPECT_EQ(bed.OnSource("f"), "localGxyzN");
+}
+
+TEST_F(BytesRules, AFileThatTheSourceLostIsNotBroughtBack) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+  bed.Kill();
+  {
+    core::UniqueFd root = bed.sys.OpenRoot(bed.source_fs);
+    ASSERT_TRUE(bed.sys.UnlinkAt(root.Get(), "f", 0).has_value());
+  }
+  bed.Start();
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  EXPECT_EQ(*bed.worker->back.BytesToBringBack(), 0u);
+  EXPECT_TRUE(bed.worker->back.Finish().has_value());
 }
 
 TEST_F(BytesRules, BytesToBringBackCountsGrowth) {
