@@ -93,6 +93,29 @@ int RunOneSeed(const Options& o) {
   _exit(why.empty() ? 0 : 1);
 }
 
+// A simulation that only came to a standstill says nothing of what the
+// mechanism is for: data that is lost, wrong or not where it should be.
+bool IsRealViolation(const std::string& why) {
+  for (const char* other : {"stuck", "crashed", "ended with", "runs for ever",
+                            "the worker does not start"})
+    if (why.starts_with(other))
+      return false;
+  return true;
+}
+
+// The first real violation among search's schedules; totals of all that ran.
+Violation FindReal(Search search, Totals* totals) {
+  const uint64_t end = search.first_seed + search.schedules;
+  while (search.first_seed < end) {
+    Violation v = Find(search, totals);
+    if (v.why.empty() || IsRealViolation(v.why))
+      return v;
+    search.first_seed = v.seed + 1;
+    search.schedules = end - search.first_seed;
+  }
+  return {};
+}
+
 int RunMechanisms(Options o) {
   int missed = 0;
   for (const Mechanism& m : Mechanisms()) {
@@ -108,7 +131,7 @@ int RunMechanisms(Options o) {
       continue;
     }
     Totals totals;
-    Violation v = Find(search, &totals);
+    Violation v = FindReal(search, &totals);
     if (v.why.empty())
       missed++;
     printf("%-24s %s after %llu: %s\n", m.name,

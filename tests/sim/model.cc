@@ -313,8 +313,12 @@ Model::Watch Model::Start() {
 void Model::Synced(const Watch& w, const Node* node) {
   auto now = w.now;
   for (size_t i = w.since; i < changes_.size(); i++)
-    for (const NameEffect& e : changes_[i].effects)
-      now[{e.dir, e.name}].insert(e.becomes);
+    for (const NameEffect& e : changes_[i].effects) {
+      auto [it, fresh] = now.try_emplace({e.dir, e.name});
+      if (fresh)  // a name that was not when the watch began
+        it->second.insert(state::kNoFile);
+      it->second.insert(e.becomes);
+    }
   for (auto& [key, allowed] : now) {
     if (node != nullptr && !allowed.contains(node->id))
       continue;
@@ -383,7 +387,7 @@ std::string Model::Adopt(const Seen& seen, bool after_cut) {
     durable_.clear();
   for (auto& [id, node] : nodes_) {
     node->kids.clear();
-    node->links = node->opens = 0;
+    node->links = node->opens = node->kept = 0;
   }
   for (const auto& [id, object] : seen) {
     Node* node = Find(id);

@@ -97,6 +97,7 @@ struct Node {
   std::map<std::string, Node*> kids;  // of a directory
   int links = 0;
   int opens = 0;
+  int kept = 0;  // of these, between operations: a close may take one
   std::string text;  // of a symbolic link
   std::string xattr;
   FileData data;

@@ -89,8 +89,6 @@ void SimWorker::MakeBytes() {
   ledger = std::make_unique<fusefs::ByteLedger>(table.get(), source.get(),
                                                 objects.get(), journal.get());
   ledger->switches() = host.on->bytes;
-  ledger->SetPredecessorAlive(host.predecessor_alive &&
-                              host.on->wait_predecessor);
   redo = std::make_unique<fusefs::Redo>(host.sys, journal.get());
   redo->Adopt(recovered);
   copy::CopyEngine::Options options;
@@ -101,6 +99,8 @@ void SimWorker::MakeBytes() {
       redo.get(),
       [this](FileId id, bool urgent) { engine->Enqueue(id, urgent); });
   ledger->SetListener(listener.get());
+  ledger->SetPredecessorAlive(host.predecessor_alive &&
+                              host.on->wait_predecessor);
   doubles = std::make_unique<fusefs::DoubleWriter>(objects.get());
   data = std::make_unique<fusefs::DataPath>(ledger.get(), doubles.get());
   cutter = std::make_unique<fusefs::Cutter>(ledger.get());

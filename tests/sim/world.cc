@@ -249,7 +249,7 @@ void World::Kill(bool applications) {
     locked_.clear();
     // Their descriptors close.
     for (const auto& [id, node] : model_.nodes()) {
-      for (; node->opens > 0; node->opens--)
+      for (node->kept = 0; node->opens > 0; node->opens--)
         PostRelease(node.get());
       if (node->links == 0)
         forgets_.push_back(id);
@@ -439,7 +439,7 @@ void World::Finish() {
   sys_.ClearFailures();
   hangs_left_ = 0;
   for (const auto& [id, node] : model_.nodes())
-    for (; node->opens > 0; node->opens--)
+    for (node->kept = 0; node->opens > 0; node->opens--)
       PostRelease(node.get());
   std::string why = "no worker";
   for (int i = 0; i < 1500 && !Failed(); i++) {
