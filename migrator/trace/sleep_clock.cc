@@ -24,11 +24,13 @@ core::Result<int64_t> SleepClock::Offset(int cpu) {
     core::Result<int64_t> best =
         core::Fail(core::ErrorCode::kUnsupported, "no scheduler clock");
     for (int i = 0; i < 3; ++i) {
-      // The scheduler's note of us is as old as this call; whatever comes
-      // between makes the offset larger.
+      // The scheduler's note of us is as old as this call or younger: a tick
+      // or a switch renews it. So the clock is read last, and whatever comes
+      // between makes the offset larger, which makes a sleep longer. The other
+      // way around a switch in between would end sleeps too early.
       ::sched_yield();
-      int64_t now = MonotonicNs();
       auto noted = tasks_.LeftCpuNs(::getpid(), ::gettid());
+      int64_t now = MonotonicNs();
       if (noted && (!best || now - *noted < *best))
         best = now - *noted;
     }
