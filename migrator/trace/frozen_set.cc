@@ -122,7 +122,19 @@ core::Result<FrozenSetImpl::Lanes> FrozenSetImpl::Distribute(
   size_t next = 0;
   auto tasks = MakeTaskView();
   SleepClock sleep_clock(*tasks);
+  std::unordered_map<pid_t, size_t> lane_of;
+  const std::unordered_set<pid_t> together(pids.begin(), pids.end());
   for (pid_t pid : pids) {
+    // A child of vfork goes into its parent's lane: the parent stops only when
+    // the child is let go, which the lane of the child has to do.
+    pid_t eldest = pid;
+    for (;;) {
+      auto stat = tasks->Stat(eldest, eldest);
+      if (!stat || !together.contains(stat->parent) ||
+          !tasks->SharesMemory(eldest, stat->parent))
+        break;
+      eldest = stat->parent;
+    }
     TracedProcess process;
     process.pid = pid;
     process.sleeps = sleep_clock.Look(pid);
@@ -138,7 +150,10 @@ core::Result<FrozenSetImpl::Lanes> FrozenSetImpl::Distribute(
     entry.pidfd = process.pidfd = pidfd.Get();
     keep_.push_back(std::move(pidfd));
     entry.used = 1;
-    Lane& lane = *lanes[next++ % count];
+    auto [place, fresh] = lane_of.try_emplace(eldest, next % count);
+    if (fresh)
+      ++next;
+    Lane& lane = *lanes[place->second];
     lane.processes.push_back(std::move(process));
     lane.records.push_back(record);
   }
