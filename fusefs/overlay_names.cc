@@ -76,6 +76,9 @@ core::Status OverlayFs::BecomePlaceholder(const Pass& pass,
                                           const Entry& entry) {
   if (!pass.Split() || !S_ISREG(entry.attr.stx_mode))
     return {};
+  // An abort takes the marks off and would have to look for this one again.
+  if (pass.mode() == Serving::kAborting)
+    return parts_.data->NewFile(entry.id);
   ASSIGN_OR_RETURN(SharedFd fd, parts_.source->Path(entry.id));
   // Without the mark the file still counts right: it is empty, so its local
   // end is 0 either way. The mark tells it from a file that was emptied.

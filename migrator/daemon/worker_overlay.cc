@@ -217,6 +217,10 @@ Status WorkerOverlay::RevokeTarget(int64_t deadline_ns) {
 Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
   TRY(core::FaultPoint("commit.source"));
   std::lock_guard lock(copy_back_mu_);
+  // Before the source is synced. Its being the truth says that it was done.
+  for (bool more = !parts_->phase->source_is_truth(); more;) {
+    ASSIGN_OR_RETURN(more, SweepMarks());
+  }
   TRY(copy_back_.Finish());
   TRY(parts_->fs->SetServing(Serving::kSourceOnly, deadline_ns, [this] {
     return parts_->phase->SetSourceTruth();
@@ -293,7 +297,19 @@ Result<bool> WorkerOverlay::CopyBackStep() {
   std::lock_guard lock(copy_back_mu_);
   if (source_committed_)
     return false;
-  return copy_back_.Step();
+  ASSIGN_OR_RETURN(bool did, copy_back_.Step());
+  if (did)
+    return true;
+  return SweepMarks();
+}
+
+Result<bool> WorkerOverlay::SweepMarks() {
+  // A successor cannot know of a placeholder whose records went with its
+  // predecessor or with a power cut.
+  if (!mark_sweep_)
+    mark_sweep_.emplace(parts_->source.get(), parts_->table->KnownFiles(),
+                        parts_->resumed);
+  return mark_sweep_->Step();
 }
 
 }  // namespace livemv::daemon

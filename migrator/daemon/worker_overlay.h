@@ -8,9 +8,11 @@
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "migrator/copy/mark_sweep.h"
 #include "migrator/cutover/overlay_control.h"
 #include "migrator/daemon/worker_parts.h"
 
@@ -49,12 +51,16 @@ class WorkerOverlay final : public cutover::OverlayControl {
                                           uint64_t target_ino);
   core::Status WhyTargetIsIncomplete();
   void DropCaches();
+  // Takes the marks off some placeholders; false if none is left.
+  core::Result<bool> SweepMarks();
 
   WorkerParts* const parts_;
   bool gated_ = false;
   bool private_removed_ = false;
   std::mutex copy_back_mu_;
   copy::CopyBack copy_back_;       // guarded by copy_back_mu_
+  // Made once no placeholder is marked any more. Guarded by copy_back_mu_.
+  std::optional<copy::MarkSweep> mark_sweep_;
   bool source_committed_ = false;  // guarded by copy_back_mu_
 };
 

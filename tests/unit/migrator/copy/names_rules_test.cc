@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <random>
 
+#include "migrator/copy/mark_sweep.h"
 #include "tests/support/fake_syscalls.h"
 #include "tests/support/name_stage.h"
 
@@ -79,6 +80,20 @@ class Names : public testing::Test {
     }
     fs().Release(made.first.id, made.second.fh);
     return made.first.id;
+  }
+  // Names on the source of files that carry our mark.
+  std::vector<std::string> Marked() {
+    std::map<std::string, Seen> seen;
+    WalkInto(&sys_, worker_->source->RootFd(), "", "", &seen);
+    std::vector<std::string> names;
+    core::Syscalls* sys = &sys_;
+    for (const auto& [path, s] : seen) {
+      auto fd = Must(sys->OpenAt(worker_->source->RootFd(), path.c_str(),
+                                 O_PATH | O_NOFOLLOW));
+      if (sys->GetXattr(fd.Get(), fusefs::kMarkXattr))
+        names.push_back(path);
+    }
+    return names;
   }
   int ModeOnTarget(const char* name) {
     core::Syscalls* sys = &sys_;
@@ -445,6 +460,52 @@ TEST_F(Names, TheMarkOfAPlaceholderIsHiddenAndNotCopied) {
   ExpectSettles();
   auto fd = Must(worker_->objects->Path(id));
   EXPECT_EQ(Must(sys_.ListXattr(fd->Get())), std::vector<std::string>{});
+}
+
+TEST_F(Names, AnAbortTakesAllMarksOffThePlaceholders) {
+  PlantDir("d");
+  PlantFile("old");
+  Start();
+  for (int i = 0; i < 200; i++)
+    CreateFile(kRootId, ("f" + std::to_string(i)).c_str(), "x");
+  CreateFile(Id("d"), "deep", "");
+  Must(fs().Link(Id("f1"), Id("d"), "f1 too"));
+  MustDo(fs().Unlink(kRootId, "f2"));
+  MustDo(fs().SetXattr(Id("f3"), "user.own", "stays", 0));
+  MustDo(fs().SetServing(Serving::kAborting));
+  const size_t marked = Marked().size();
+  EXPECT_EQ(marked, 201u);  // 200 - 1, deep, and a second name
+  CreateFile(kRootId, "while aborting", "x");
+  EXPECT_EQ(Marked().size(), marked);
+  copy::MarkSweep sweep(worker_->source.get(), worker_->table->KnownFiles(),
+                        false);
+  while (Must(sweep.Step())) {
+  }
+  EXPECT_EQ(Marked(), std::vector<std::string>{});
+  EXPECT_EQ(sweep.Swept(), 200u);
+  EXPECT_EQ(Must(fs().GetXattr(Id("f3"), "user.own")), "stays");
+}
+
+TEST_F(Names, AnAbortFindsTheMarksThatNoRecordKnows) {
+  PlantDir("d");
+  Start();
+  CreateFile(Id("d"), "f", "x");
+  ASSERT_EQ(Marked(), std::vector<std::string>{"d/f"});
+  copy::MarkSweep sweep(worker_->source.get(), {}, true);
+  while (Must(sweep.Step())) {
+  }
+  EXPECT_EQ(Marked(), std::vector<std::string>{});
+}
+
+TEST_F(Names, AMarkThatCouldNotBeTakenOffIsTriedAgain) {
+  Start();
+  const FileId id = CreateFile(kRootId, "f", "x");
+  copy::MarkSweep sweep(worker_->source.get(), {id}, false);
+  sys_.FailNext("RemoveXattr", source_, EIO);
+  EXPECT_FALSE(sweep.Step().has_value());
+  while (Must(sweep.Step())) {
+  }
+  EXPECT_EQ(Marked(), std::vector<std::string>{});
 }
 
 TEST_F(Names, TheFirstChangeOfADirectoryMarksItHotDurably) {
