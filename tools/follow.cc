@@ -121,6 +121,12 @@ Verdict Judge(Goal goal, const MigrationStatus& s) {
   if (goal == Goal::kCutover && state == "draining" && !s.reason.empty())
     return {true, Exit::kDone,
             daemon::Printable(s.target) + " is in use; " + s.reason};
+  if (goal == Goal::kCutover &&
+      s.problem == static_cast<int>(Exit::kUnreachable))
+    return {true, Exit::kUnreachable,
+            s.reason + "\nThe migration is still live and synced, and the "
+                       "cutover is tried again by itself; 'livemv abort " +
+                s.id + "' goes back to the source."};
   if (goal != Goal::kSynced &&
       s.problem == static_cast<int>(Exit::kGivenUp) && state == "synced")
     return {true, Exit::kGivenUp,

@@ -37,7 +37,7 @@ struct CutoverRequest {
   std::set<pid_t> own;       // our processes; their children are left out too
   std::set<pid_t> accepted;  // stragglers to leave on the overlay (rule 7)
   int64_t pause_ns = 200'000'000;       // --max-pause
-  int64_t flush_ns = 60'000'000'000;    // for all flush rounds
+  int64_t flush_ns = 30'000'000'000;    // for all flush rounds
   int64_t leftover_ns = 5'000'000'000;  // for step 5
 };
 

@@ -90,9 +90,14 @@ Result<Outcome> CutOver(Job& job, bool drain) {
 
 Result<Outcome> Return(Job& job, bool commit_source) {
   Handoff& h = *job.handoff;
+  ASSIGN_OR_RETURN(core::UniqueFd target_fd, h.Take(fd_name::kTarget));
+  mount::MountFd target(std::move(target_fd));
   cutover::ReturnRequest request;
   request.dir = h.settings.dir;
+  request.target = &target;  // a cutover that was put back left it beneath
   request.source_dir_fd = h.Borrow(fd_name::kDir);
+  ASSIGN_OR_RETURN(request.source,
+                   proc::MakeTreeRef(request.source_dir_fd, h.settings.dir));
   ASSIGN_OR_RETURN(request.overlay_tree,
                    OverlayTree(h.settings, request.source_dir_fd));
   request.own = job.own;

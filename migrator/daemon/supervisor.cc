@@ -248,6 +248,7 @@ void Supervisor::AttachEnded(const ReanchorReport& report) {
 void Supervisor::CutoverEnded(const ReanchorReport& report) {
   const int64_t now = MonotonicNs();
   reason_ = Joined(report.reason, Named(report.stayed));
+  unreachable_ = report.unreachable;
   if (report.outcome == Outcome::kDone) {
     schedule_.Reset();
     committed_ = true;
@@ -267,7 +268,9 @@ void Supervisor::CutoverEnded(const ReanchorReport& report) {
     reason_ = "cutover given up after " + std::to_string(schedule_.failed()) +
               " attempts: " + reason_;
   } else {
-    reason_ = "cutover put back, to be tried again: " + reason_;
+    reason_ = "cutover " +
+              std::string(report.froze ? "put back" : "not begun") +
+              ", to be tried again: " + reason_;
   }
 }
 

@@ -89,6 +89,7 @@ class Supervisor {
   void Answer(ClientId id, const std::string& reply);
   void Flush(ClientId id);
   void Push();            // the status to those who follow
+  std::string TooLate() const;
   void HandleCutover(ClientId id, const std::string& line);
   void HandleFinish(ClientId id, bool reclaim);
   MigrationStatus CurrentStatus() const;
@@ -131,6 +132,7 @@ class Supervisor {
   std::vector<PauseLine> pauses_;
   bool live_ = false;          // redirect has begun
   bool committed_ = false;     // the target is the truth
+  bool unreachable_ = false;   // the target, at the last cutover
   bool over_ = false;          // Finished was called
   bool returned_ = false;      // DIR shows the source, nobody is on the overlay
   bool auto_cutover_ = true;

@@ -129,6 +129,8 @@ MigrationStatus Supervisor::CurrentStatus() const {
     s.reason = "the worker is being restarted";
   if (!recovery_.empty())
     s.reason += "; " + recovery_;
+  if (unreachable_)
+    s.problem = static_cast<int>(Exit::kUnreachable);
   if (schedule_.GivenUp() && s.state == "synced")
     s.problem = static_cast<int>(Exit::kGivenUp);
   if (!recovery_.empty())
@@ -188,7 +190,7 @@ void Supervisor::Handle(ClientId id, const std::string& line) {
   } else if (verb == "finish") {
     return HandleFinish(id, j.value("reclaim", false));
   } else if (verb == "pause" || verb == "resume" || verb == "inspect") {
-    if (!worker_ && worker_stopping_)
+    if (worker_stopping_)
       return Answer(id, MakeReply(Exit::kBlocked,
                                   "the migration is " + state + "; '" + verb +
                                       "' has nothing to act on"));
@@ -202,16 +204,19 @@ void Supervisor::Handle(ClientId id, const std::string& line) {
       return Answer(id, MakeReply(Exit::kBlocked,
                                   "a " + reanchor_role_ +
                                       " is under way; try again in a moment"));
-    if (!worker_ && worker_stopping_)
-      return Answer(
-          id, MakeReply(Exit::kBlocked,
-                        "the migration is " + state +
-                            ": the target is in use, and going back from here "
-                            "would be a new migration"));
+    if (worker_stopping_)
+      return Answer(id, MakeReply(Exit::kBlocked, TooLate()));
     auto_cutover_ = false;
     return AskWorker(id, line);
   }
   Answer(id, MakeReply(Exit::kUsage, "unknown request '" + verb + "'"));
+}
+
+std::string Supervisor::TooLate() const {
+  return "the migration is " + (gone_state_.empty() ? status_.state
+                                                    : gone_state_) +
+         ": the target is in use, and going back from here would be a new "
+         "migration";
 }
 
 void Supervisor::HandleCutover(ClientId id, const std::string& line) {
@@ -232,6 +237,7 @@ void Supervisor::HandleCutover(ClientId id, const std::string& line) {
     if (pid.is_number_integer())
       accepted_.insert(pid.get<pid_t>());
   auto_cutover_ = true;
+  unreachable_ = false;
   schedule_.Reset();
   reason_.clear();
   Answer(id, MakeReply(Exit::kDone,

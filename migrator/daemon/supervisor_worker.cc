@@ -173,9 +173,11 @@ void Supervisor::OnWorkerEnd() {
   status_.worker_pid = 0;
   LOG_INFO("worker {}", ended ? ended->ToString() : ended.error().ToString());
   for (const auto& [n, client] : asked_)
-    Answer(client, MakeReply(Exit::kHuman,
-                             "the worker died while it worked on this; it is "
-                             "being restarted, try again"));
+    Answer(client, worker_stopping_
+                       ? MakeReply(Exit::kBlocked, TooLate())
+                       : MakeReply(Exit::kHuman,
+                                   "the worker died while it worked on this; "
+                                   "it is being restarted, try again"));
   asked_.clear();
   if (worker_stopping_)
     return;

@@ -105,7 +105,31 @@ Result<std::vector<UniqueFd>> WorkerOverlay::OpenOnTarget(
   return out;
 }
 
+// On a thread of its own: a target that hangs keeps that one, and neither the
+// re-anchorer nor the verbs after it.
 Result<FlushReport> WorkerOverlay::FlushRound(int64_t deadline_ns) {
+  auto wait = [&]() -> Status {
+    const int64_t left = std::max<int64_t>(deadline_ns - MonotonicNs(), 0);
+    if (flush_.wait_for(std::chrono::nanoseconds(left)) !=
+        std::future_status::ready)
+      return Fail(ErrorCode::kTimeout, "the target does not answer: a flush of "
+                                       "it has not come back");
+    return {};
+  };
+  if (flush_.valid()) {  // of an earlier attempt, which gave it up
+    TRY(wait());
+    if (Result<FlushReport> old = flush_.get(); !old)
+      LOG_INFO("a flush that was given up: {}", old.error().ToString());
+  }
+  std::packaged_task<Result<FlushReport>()> task(
+      [this, deadline_ns] { return FlushOnce(deadline_ns); });
+  flush_ = task.get_future();
+  std::thread(std::move(task)).detach();
+  TRY(wait());
+  return flush_.get();
+}
+
+Result<FlushReport> WorkerOverlay::FlushOnce(int64_t deadline_ns) {
   const int64_t began = MonotonicNs();
   TRY(parts_->applier->Drain(deadline_ns, true));
   TRY(parts_->ledger->SyncTarget());

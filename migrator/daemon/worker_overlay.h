@@ -6,7 +6,7 @@
 // Thread contract: the OverlayControl methods from one thread at a time; the
 // rest as said.
 
-#include <atomic>
+#include <future>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -49,12 +49,14 @@ class WorkerOverlay final : public cutover::OverlayControl {
   core::Result<core::UniqueFd> OpenOne(const cutover::OpenAsk& ask);
   core::Result<core::UniqueFd> OpenByHint(const cutover::OpenAsk& ask,
                                           uint64_t target_ino);
+  core::Result<cutover::FlushReport> FlushOnce(int64_t deadline_ns);
   core::Status WhyTargetIsIncomplete();
   void DropCaches();
   // Takes the marks off some placeholders; false if none is left.
   core::Result<bool> SweepMarks();
 
   WorkerParts* const parts_;
+  std::future<core::Result<cutover::FlushReport>> flush_;  // valid: under way
   bool gated_ = false;
   bool private_removed_ = false;
   std::mutex copy_back_mu_;

@@ -52,7 +52,7 @@ class Move(bed.Bed):
         self.assertEqual(bed.difference(bed.tree(self.disk), bed.tree(self.nas)), "")
 
     def test_the_tree_is_seen_whole_all_the_time(self):
-        bed.fill(self.disk, mb=30, files=300)
+        bed.fill(self.disk, mb=10, files=100)
         want = bed.tree(self.disk)
         code = ("import sys; sys.path.insert(0, sys.argv[1]); import bed\n"
                 "# Inode numbers change at cutover, perhaps in the middle of a look.\n"
@@ -62,11 +62,12 @@ class Move(bed.Bed):
                 "while not os.path.exists(sys.argv[3]):\n"
                 "    d = bed.difference(want, look()); n += 1\n"
                 "    if d: print(d); sys.exit(1)\n"
-                "print(n, 'looks'); sys.exit(0 if n > 2 else 2)\n")
+                "print(n, 'looks'); sys.exit(0 if n > 1 else 2)\n")
         stop = self.work / "stop-looking"
         looker = self.spawn(sys.executable, "-c", code, os.path.dirname(__file__), self.disk,
                             stop, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.start("--wait")
+        self.start("--cutover=wait", "--wait")
+        self.livemv("cutover", self.disk, "--wait")
         stop.touch()
         out, _ = looker.communicate(timeout=60)
         self.assertEqual(looker.returncode, 0, out.decode() + self.logs())
