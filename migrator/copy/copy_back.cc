@@ -68,16 +68,22 @@ Status CopyBack::List() {
 }
 
 Result<bool> CopyBack::Step() {
-  if (files_.empty())
-    TRY(List());
-  while (!files_.empty()) {
-    state::FileId id = files_.front();
-    ASSIGN_OR_RETURN(bool did, StepFile(id));
-    if (did)
-      return true;
-    files_.pop_front();
+  for (;;) {
+    // Files have grown since an older list was made: only the end of a new one
+    // says that nothing is left.
+    const bool is_new = files_.empty();
+    if (is_new)
+      TRY(List());
+    while (!files_.empty()) {
+      state::FileId id = files_.front();
+      ASSIGN_OR_RETURN(bool did, StepFile(id));
+      if (did)
+        return true;
+      files_.pop_front();
+    }
+    if (is_new)
+      return false;
   }
-  return false;
 }
 
 Result<bool> CopyBack::StepFile(state::FileId id) {
@@ -279,6 +285,7 @@ Status CopyBack::BringRemote(fusefs::FileRecord& r) {
 }
 
 Status CopyBack::Finish() {
+  files_.clear();
   for (;;) {
     ASSIGN_OR_RETURN(bool did, Step());
     if (!did)

@@ -444,6 +444,17 @@ TEST_F(BytesRules, R5GrowthThatIsWrittenWhileBroughtBackIsBroughtBackAgain) {
   EXPECT_EQ(bed.OnSource("f"), "localGxyzN");
 }
 
+TEST_F(BytesRules, AFileThatGrowsAfterTheListWasMadeIsBroughtBack) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  ASSERT_TRUE(*bed.worker->back.Step());
+  state::FileId late = bed.Create("late");
+  ASSERT_TRUE(bed.Write(late, 0, "not in the list").has_value());
+  ASSERT_TRUE(bed.worker->back.Finish().has_value());
+  EXPECT_EQ(bed.OnSource("late"), "not in the list");
+}
+
 TEST_F(BytesRules, AFileThatTheSourceLostIsNotBroughtBack) {
   Begin("local");
   ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
