@@ -17,6 +17,10 @@
 namespace livemv::core {
 namespace {
 
+// Longer than any create that does not wait for a disk.
+constexpr int kBusyNumberTries = 100;
+constexpr useconds_t kBusyNumberUs = 500;
+
 struct KernelHandle {
   struct file_handle h;
   unsigned char bytes[MAX_HANDLE_SZ];
@@ -69,6 +73,14 @@ class RealSyscalls final : public Syscalls {
     k.h.handle_type = handle.type;
     std::memcpy(k.bytes, handle.bytes.data(), handle.bytes.size());
     int fd = ::open_by_handle_at(mount_fd, &k.h, flags | O_CLOEXEC);
+    // ext4 says ENOMEM for a number whose next inode is just being made
+    // (fs/inode.c: iget_locked gives up on I_CREATING), which takes no longer
+    // than a create. Then the handle is stale, or memory is short indeed.
+    for (int tries = 0; fd < 0 && errno == ENOMEM && tries < kBusyNumberTries;
+         tries++) {
+      ::usleep(kBusyNumberUs);
+      fd = ::open_by_handle_at(mount_fd, &k.h, flags | O_CLOEXEC);
+    }
     if (fd < 0)
       return FailSys(errno, "open_by_handle_at");
     return UniqueFd(fd);
