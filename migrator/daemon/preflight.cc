@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "migrator/daemon/paths.h"
@@ -22,6 +24,10 @@ constexpr uint64_t kNfsObjectsPerSecond = 500;
 constexpr uint64_t kLocalBytesPerSecond = 250'000'000;
 constexpr uint64_t kLocalObjectsPerSecond = 3000;
 
+// How long deleted files may be held before they count.
+constexpr auto kSettle = std::chrono::seconds(2);
+constexpr auto kLookAgain = std::chrono::milliseconds(20);
+
 // The process runs the program that this one runs.
 bool IsLivemv(pid_t pid) {
   struct stat own = {};
@@ -30,6 +36,20 @@ bool IsLivemv(pid_t pid) {
   return pid > 0 && stat("/proc/self/exe", &own) == 0 &&
          stat(exe.c_str(), &its) == 0 && own.st_dev == its.st_dev &&
          own.st_ino == its.st_ino;
+}
+
+// Many programs delete a file and close it a moment later: no reason to refuse,
+// unless it stays.
+core::Result<proc::Snapshot> CaptureSettled(const proc::TreeRef& tree,
+                                            const proc::Options& options) {
+  const auto until = std::chrono::steady_clock::now() + kSettle;
+  for (;;) {
+    auto snapshot = proc::Capture(tree, options);
+    if (!snapshot || !HoldsDeleted(*snapshot) ||
+        std::chrono::steady_clock::now() >= until)
+      return snapshot;
+    std::this_thread::sleep_for(kLookAgain);
+  }
 }
 
 int64_t Estimate(const Survey& survey, bool nfs) {
@@ -98,7 +118,7 @@ void CheckHolders(const PlanRequest& request, const SourcePlace& source,
   proc::Options options;
   options.exclude = request.own;
   options.root_fd = source.fd.Get();
-  auto snapshot = proc::Capture(*plan->tree, options);
+  auto snapshot = CaptureSettled(*plan->tree, options);
   if (!snapshot) {
     findings->Block("holders",
                     "the holders of the tree could not be listed: " +

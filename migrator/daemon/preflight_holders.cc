@@ -6,6 +6,16 @@
 
 namespace livemv::daemon {
 
+bool HoldsDeleted(const proc::Snapshot& snapshot) {
+  const std::set<uint64_t> written = proc::WrittenInodes(snapshot.holders);
+  for (const proc::Holder& holder : snapshot.holders) {
+    for (const proc::Reason& reason : proc::Judge(holder, written).reasons)
+      if (reason.code == "deleted")
+        return true;
+  }
+  return false;
+}
+
 void JudgeHolders(const proc::Snapshot& snapshot, Plan* plan,
                   Findings* findings) {
   const std::set<uint64_t> written = proc::WrittenInodes(snapshot.holders);
