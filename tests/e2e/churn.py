@@ -73,6 +73,26 @@ class Worker:
                 for fd in pair:
                     os.close(fd)
 
+    def unlink_open(self, rel):
+        """Uses a file for a moment after it was deleted."""
+        pair = [os.open(p, os.O_RDWR) for p in self.paths(rel)]
+        try:
+            if not self.both(os.unlink, rel):
+                return
+            self.files.remove(rel)
+            data, at = self.data(), self.rng.randrange(10000)
+            self.times.pop(os.fstat(pair[1]).st_ino, None)
+            for fd in pair:
+                os.pwrite(fd, data, at)
+            seen = [(os.fstat(fd).st_nlink, os.fstat(fd).st_size,
+                     os.pread(fd, 1 << 20, 0)) for fd in pair]
+            if seen[0] != seen[1]:
+                raise AssertionError(f"{rel}, deleted while open: {seen[0][:2]} with other "
+                                     f"bytes than the model's {seen[1][:2]}")
+        finally:
+            for fd in pair:
+                os.close(fd)
+
     def write(self, rel, flags, at, data):
         def act(path):
             fd = os.open(path, flags, 0o640)
@@ -140,7 +160,9 @@ class Worker:
                 self.files.append(to)
         elif op < 63:
             self.let_go(pick)
-            if self.both(os.unlink, pick):
+            if rng.random() < 0.3:
+                self.unlink_open(pick)
+            elif self.both(os.unlink, pick):
                 self.files.remove(pick)
         elif op < 68:
             self.both(os.chmod, pick, mode=rng.choice((0o600, 0o644, 0o755, 0o4711, 0o000)))
