@@ -1,0 +1,54 @@
+"""Files that are deleted and used a moment longer, through start and abort."""
+import subprocess
+import sys
+import time
+import unittest
+
+import bed
+
+# Deletes a file, uses it for some ms and closes it; ends with 1 if the file
+# was not what was written.
+USER = r"""
+import os, random, sys, time
+where, number, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+rng, turn = random.Random(number), 0
+while not os.path.exists(stop):
+    turn += 1
+    path = os.path.join(where, f"t{number}.{turn % 5}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.write(fd, b"x" * 1000)
+    os.unlink(path)
+    time.sleep(rng.random() * 0.004)
+    got = os.pread(fd, 2000, 0)
+    if got != b"x" * 1000:
+        print(f"turn {turn}: {len(got)} bytes read of 1000", flush=True)
+        sys.exit(1)
+    os.close(fd)
+    time.sleep(rng.random() * 0.02)
+"""
+
+
+class Deleted(bed.Bed):
+    def test_for_a_moment_during_start_and_abort(self):
+        bed.fill(self.disk, mb=5, files=60)
+        stop = self.work / "stop"
+        users = [self.spawn(sys.executable, "-c", USER, self.disk, i, stop, cwd="/",
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                 for i in range(3)]
+        time.sleep(0.3)
+        for turn in range(6):
+            target = self.nas / str(turn)
+            target.mkdir()
+            self.start("--cutover=wait", target=target)
+            self.wait_state("synced")
+            self.livemv("abort", self.disk, "--wait")
+            for user in users:
+                self.assertIsNone(user.poll(), f"turn {turn}\n{self.logs()}")
+        stop.touch()
+        for user in users:
+            out, _ = user.communicate(timeout=20)
+            self.assertEqual(user.returncode, 0, out.decode())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
