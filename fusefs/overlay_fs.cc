@@ -141,8 +141,9 @@ void OverlayFs::AfterLosingName(const Pass& pass, const Victim& victim,
     }
     return;
   }
-  if (!victim.pinned && parts_.data->IsOpen(victim.id)) {
-    // Opened since the look; its descriptor is still in the tree's cache.
+  if (!orphans_.contains(victim.id) && parts_.data->IsOpen(victim.id)) {
+    // Opened since the look, perhaps after the last user of then had left and
+    // taken the pin along; its descriptor is still in the tree's cache.
     if (auto pin = tree->Pin(victim.id); pin)
       orphans_.insert(victim.id);
     else
@@ -170,11 +171,13 @@ void OverlayFs::AfterLosingName(const Pass& pass, const Victim& victim,
 void OverlayFs::LastUseGone(FileId id) {
   {
     core::MutexLock lock(orphans_mu_);
-    if (orphans_.erase(id) == 0)
+    // Opened and deleted since the caller's look: its pin is that one's now.
+    // Opening counts under this lock, and a pin goes under it, too.
+    if (parts_.data->IsOpen(id) || orphans_.erase(id) == 0)
       return;
+    parts_.source->Drop(id);
   }
-  parts_.source->Drop(id);
-  target_.Drop(id);
+  target_.Drop(id);  // may wait for the target
   parts_.graveyard->Add(id);
 }
 

@@ -53,9 +53,11 @@ core::Result<bool> Victims::IsDead(FileId id) {
   // A deleted directory is empty and served by the source alone, so whoever
   // stands in it does not need its object.
   auto object = lane_->objects->Find(id);
-  if ((!object || object->type != S_IFDIR) && hooks_.in_use(id))
-    return false;
-  return lane_->source->IsDead(id);
+  const bool dir = object && object->type == S_IFDIR;
+  // In this order: what has no name is not opened any more, but what is not
+  // open may be opened and deleted before the next look.
+  ASSIGN_OR_RETURN(bool dead, lane_->source->IsDead(id));
+  return dead && (dir || !hooks_.in_use(id));
 }
 
 core::Result<uint64_t> Victims::Bury() {

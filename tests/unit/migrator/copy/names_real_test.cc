@@ -68,6 +68,31 @@ class RealNames : public testing::Test {
   std::unique_ptr<Worker> worker_;
 };
 
+TEST_F(RealNames, AFileDeletedWhileItsFormerUserLeavesStaysForItsNextUser) {
+  Start();
+  fusefs::OverlayFs& fs = *worker_->fs;
+  for (int i = 0; i < 400; ++i) {
+    auto made = Must(fs.Create(kRootId, "f", O_RDWR | O_EXCL, 0600, {}));
+    const FileId id = made.first.id;
+    std::atomic<bool> go = false;
+    std::thread leaves([&] {
+      while (!go)
+        continue;
+      fs.Release(id, made.second.fh);
+    });
+    go = true;
+    std::atomic<int> spin = i % 300;  // so that they meet in other ways
+    while (spin-- > 0)
+      continue;
+    auto reply = Must(fs.Open(id, O_RDWR));
+    MustDo(fs.Unlink(kRootId, "f"));
+    leaves.join();
+    auto wrote = fs.Write(id, 0, std::string_view("x"), O_RDWR, false);
+    ASSERT_TRUE(wrote.has_value()) << i << ": " << wrote.error().ToString();
+    fs.Release(id, reply.fh);
+  }
+}
+
 TEST_F(RealNames, ATreeOfEveryKindBecomesTheSame) {
   const std::string s = base_ + "/s";
   std::filesystem::create_directories(s + "/d/e/f");

@@ -508,6 +508,35 @@ TEST_F(Names, AMarkThatCouldNotBeTakenOffIsTriedAgain) {
   EXPECT_EQ(Marked(), std::vector<std::string>{});
 }
 
+TEST_F(Names, AFileOpenedAndDeletedWhileItsEndIsJudgedKeepsItsObject) {
+  PlantFile("f");
+  Start();
+  const FileId id = Id("f");
+  Must(fs().Write(id, 1, std::string_view("grown"), 0, false));
+  ExpectSettles();
+  worker_->graveyard.Add(id);  // it passed through its slot
+  bool met = false;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (std::string(call.name) == "StatAt" && call.fs == source_ &&
+        !std::exchange(met, true)) {
+      Must(fs().Open(id, O_RDWR));
+      MustDo(fs().Unlink(kRootId, "f"));
+      Must(worker_->applier->SyncEntry(kRootId, "f"));
+    }
+    return 0;
+  };
+  Must(worker_->victims->Bury());
+  sys_.on_call = nullptr;
+  ASSERT_TRUE(met);
+  char got[8] = {};
+  auto n = fs().Read(id, 0, got);
+  ASSERT_TRUE(n.has_value()) << n.error().ToString();
+  EXPECT_EQ(std::string(got, *n), "fgrown");
+  fs().Release(id, 0);
+  worker_->Settle();
+  EXPECT_FALSE(worker_->objects->Find(id).has_value());
+}
+
 TEST_F(Names, TheFirstChangeOfADirectoryMarksItHotDurably) {
   PlantDir("d");
   Start();
