@@ -124,7 +124,9 @@ MigrationStatus Supervisor::CurrentStatus() const {
   s.auto_cutover = auto_cutover_;
   s.attempts = static_cast<uint32_t>(schedule_.failed());
   if (!reason_.empty())
-    s.reason = s.reason.empty() ? reason_ : s.reason + "; " + reason_;
+    s.reason = s.reason.empty() || reason_.find(s.reason) != std::string::npos
+                   ? reason_
+                   : s.reason + "; " + reason_;
   if (!worker_ && !worker_stopping_)
     s.reason = "the worker is being restarted";
   if (!recovery_.empty())

@@ -111,6 +111,11 @@ class Bed(unittest.TestCase):
         except ValueError:
             return {"state": "unknown", "reason": p.text}
 
+    def listed(self):
+        """What `livemv list` shows of this bed's migrations."""
+        return [m for m in json.loads(self.livemv("list", "--json").text)
+                if str(m.get("source", "")).startswith(str(self.work))]
+
     def wait_state(self, *states, of=None, timeout=60):
         last = {}
 
@@ -148,7 +153,25 @@ class Bed(unittest.TestCase):
         p = run(WORKLOAD, "check", where or self.disk, self.out, check=False)
         rows = [json.loads(line) for line in p.text.splitlines()]
         self.rows = rows[:-1]
+        if rows[-1]["lost"]:
+            for row in self.rows:
+                if row["lost"]:
+                    row["where"] = self.where_lost(where or self.disk, row)
         return rows[-1]
+
+    @staticmethod
+    def where_lost(where, row):
+        """Which lines of a writer are not there, and what is in their place."""
+        path = pathlib.Path(where) / row["file"]
+        if not path.exists():
+            return "no such file"
+        data = path.read_bytes()
+        there = {int(line.split()[1]) for line in data.split(b"\n")
+                 if line.split()[:1] == [row["name"].encode()] and len(line.split()) > 1}
+        lost = sorted(set(range(row["written"])) - there)
+        return (f"{len(data)} bytes, {data.count(0)} of them NUL, the first line at "
+                f"{len(data) - len(data.lstrip(bytes(1)))}, lost {lost[:3]}...{lost[-3:]}, "
+                f"inode {os.stat(path).st_ino}, {os.stat(path).st_blocks} blocks")
 
     def assert_nothing_lost(self, totals):
         self.assertGreater(totals["written"], 0)

@@ -19,7 +19,7 @@ class Abort(bed.Bed):
         self.livemv("abort", self.disk, "--wait")
         self.assertNotEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
         self.assertEqual((self.disk / "grown").read_bytes(), b"x" * 3_000_000)
-        self.assertEqual(json.loads(self.livemv("list", "--json").text), [])
+        self.assertEqual(self.listed(), [])
 
         target = self.volume("nas2", 800)  # the first target is left aside
         self.start("--cutover=wait", "--wait", target=target)
@@ -66,7 +66,7 @@ class Faults(bed.Bed):
                 self.assertIn(point, said.text)
                 self.assertFalse([m for m in open("/proc/self/mountinfo")
                                   if "livemv" in m.split(" - ")[1] and str(self.work) in m])
-                self.assertEqual(json.loads(self.livemv("list", "--json").text), [])
+                self.assertEqual(self.listed(), [])
         self.start("--wait")
         self.assert_nothing_lost(self.stop_writers())
         self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)

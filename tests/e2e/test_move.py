@@ -27,7 +27,7 @@ class Move(bed.Bed):
                          (after.st_mode, after.st_uid, after.st_mtime_ns))
         said = self.livemv("finish", self.disk).text
         self.assertIn(str(self.disk), said)
-        self.assertEqual(json.loads(self.livemv("list", "--json").text), [])
+        self.assertEqual(self.listed(), [])
         self.assertEqual(list(self.state.iterdir()), [])
 
     def test_an_empty_directory(self):

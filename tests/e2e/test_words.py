@@ -145,7 +145,7 @@ class Words(bed.Bed):
         self.assertIn(str(small), said.text)
         (self.work / "afile").write_text("")
         self.livemv("start", self.disk, self.nas, f"--state-dir={self.work}/afile", code=3)
-        self.assertEqual(json.loads(self.livemv("list", "--json").text), [])
+        self.assertEqual(self.listed(), [])
 
     def test_inspect_and_the_journal(self):
         bed.fill(self.disk, mb=5, files=30)
