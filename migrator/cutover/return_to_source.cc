@@ -17,6 +17,7 @@ using core::Status;
 
 namespace {
 
+constexpr int64_t kSettleNs = 2'000'000'000;
 constexpr int64_t kLookAgainNs = 10'000'000;
 constexpr int64_t kLongestWaitNs = 200'000'000;
 
@@ -62,8 +63,11 @@ class Return {
     return ScanTree(deps_, request_.overlay_tree, request_.own, {});
   }
 
+  // Whoever is in the way for a moment only (with a deleted file open, say) is
+  // waited for: it would stay on the overlay beside a source that others write.
   Status Commit() {
-    ASSIGN_OR_RETURN(Scan scan, Look());
+    ASSIGN_OR_RETURN(Scan scan, ScanSettled(deps_, request_.overlay_tree,
+                                            request_.own, {}, kSettleNs));
     TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
     RoundRequest round = MakeRound(std::move(scan), nullptr);
     round.rules.defer_foreign_directories = true;

@@ -218,7 +218,7 @@ Status WorkerOverlay::OpenGate() {
     parts_->session->OpenGate();
     parts_->session->SetInFreeze(false);
     core::ReleaseLogs();
-    if (parts_->phase->target_is_truth())
+    if (parts_->phase->target_is_truth() || parts_->phase->source_is_truth())
       DropCaches();
   }
   return prepared;
@@ -253,8 +253,8 @@ Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
   return {};
 }
 
-// A straggler must not see what the kernel cached while the overlay was not
-// the target's only user (hazard H9). Never on a request's thread, and after
+// A straggler must not see what the kernel cached while the overlay was the
+// only user of what it serves alone now (hazard H9). Never on a request's thread, and after
 // the gate is open: the kernel may wait for an answer of ours in it.
 void WorkerOverlay::DropCaches() {
   std::thread([parts = parts_] {
