@@ -30,8 +30,11 @@ class BytesListener {
   // Times or mode of id's source inode, or times of its object, are about to
   // change.
   virtual void AttrsTouching(FileId) {}
-  // They changed: the object's attributes are to be made equal again.
+  // They changed: the object's attributes are to be made equal again. Ends an
+  // AttrsTouching; until then they are not equal, however long it takes.
   virtual void AttrsTouched(FileId id) = 0;
+  // The migration itself moved the times of id's object.
+  virtual void TimesDisturbed(FileId id) { AttrsTouched(id); }
   // Chunks of id are to be copied; urgent: an application wrote into them.
   virtual void CopyWanted(FileId id, bool urgent) = 0;
   // See ByteLedger::SetPredecessorAlive.

@@ -73,6 +73,9 @@ Status Cutter::CutOne(FileId id, bool* done) {
     TRY(ledger_->sys()->FTruncate(fd->Get(), size));
     if (on.cut_synced)
       TRY(ledger_->SyncObject(*r, false));
+    // Journaled before the cut is done: a successor would not come back to it.
+    if (ledger_->listener() != nullptr)
+      ledger_->listener()->TimesDisturbed(id);
   }
   {
     MutexLock lock(r->mu);
@@ -86,8 +89,6 @@ Status Cutter::CutOne(FileId id, bool* done) {
     r->changed.NotifyAll();
   }
   *done = true;
-  if (ledger_->listener() != nullptr)
-    ledger_->listener()->AttrsTouched(id);
   return {};
 }
 

@@ -39,14 +39,15 @@ Result<FileRef> DataPath::Loaded(FileId id) {
   return r;
 }
 
-void DataPath::Touching(FileId id) {
-  if (ledger_->listener() != nullptr)
-    ledger_->listener()->AttrsTouching(id);
+DataPath::Touching::Touching(DataPath* path, FileId id)
+    : listener_(path->ledger_->listener()), id_(id) {
+  if (listener_ != nullptr)
+    listener_->AttrsTouching(id_);
 }
 
-void DataPath::Touched(FileId id) {
-  if (ledger_->listener() != nullptr)
-    ledger_->listener()->AttrsTouched(id);
+DataPath::Touching::~Touching() {
+  if (listener_ != nullptr)
+    listener_->AttrsTouched(id_);
 }
 
 Status DataPath::KillSuidGid(const SharedFd& fd) {
@@ -255,18 +256,6 @@ Status DataPath::NewFile(FileId id) {
   r->facts.pin_seq = r->facts.last_seq;
   r->version++;
   return {};
-}
-
-void DataPath::NameChanged(FileId id) {
-  if (!Split())
-    return;
-  // Of a file that is not known everything is synced.
-  FileRef r = table_->Find(id);
-  if (!r)
-    return;
-  MutexLock lock(r->mu);
-  r->facts.source_dirty.Dirty();
-  r->facts.sync_all = true;
 }
 
 void DataPath::Forget(FileId id) { table_->Forget(id); }

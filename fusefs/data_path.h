@@ -79,9 +79,6 @@ class DataPath {
   // A file was created on the source as a placeholder: its local end is 0.
   // Before anybody can open it. Appends, does not sync.
   core::Status NewFile(FileId id);
-  // The file got a name: its next fsync makes that durable on the source, and
-  // the records of it in the journal.
-  void NameChanged(FileId id);
   // The inode is gone for good.
   void Forget(FileId id);
 
@@ -103,8 +100,19 @@ class DataPath {
   core::Status TouchTimes(FileRecord& r);
   // A record with its size known.
   core::Result<FileRef> Loaded(FileId id);
-  void Touching(FileId id);
-  void Touched(FileId id);
+  // Times of id's source, or of its object, are being moved as long as it
+  // lives.
+  class Touching {
+   public:
+    Touching(DataPath* path, FileId id);
+    ~Touching();
+    Touching(const Touching&) = delete;
+    Touching& operator=(const Touching&) = delete;
+
+   private:
+    BytesListener* const listener_;
+    const FileId id_;
+  };
 
   // The ones below hold r.write_mu.
   // Waits until no owed cut reaches below end.

@@ -26,7 +26,7 @@ Status DataPath::Truncate(FileId id, uint64_t size, bool kill_suidgid) {
     return sys_->FTruncate(fd->Get(), size);
   }
   ASSIGN_OR_RETURN(FileRef r, Loaded(id));
-  Touching(id);
+  Touching touching(this, id);
   MutexLock writes(r->write_mu);
   if (kill_suidgid) {
     ASSIGN_OR_RETURN(SharedFd fd, source_->Path(id));
@@ -50,7 +50,6 @@ Status DataPath::Truncate(FileId id, uint64_t size, bool kill_suidgid) {
     status = Extend(*r, size);
   else
     status = TouchTimes(*r);
-  Touched(id);
   return status;
 }
 
@@ -165,11 +164,9 @@ Status DataPath::FAllocate(FileId id, int mode, uint64_t off, uint64_t len) {
     return sys_->FAllocate(fd->Get(), mode, off, len);
   }
   ASSIGN_OR_RETURN(FileRef r, Loaded(id));
-  Touching(id);
+  Touching touching(this, id);
   MutexLock writes(r->write_mu);
-  Status status = AllocateSplit(*r, mode, off, len);
-  Touched(id);
-  return status;
+  return AllocateSplit(*r, mode, off, len);
 }
 
 Status DataPath::AllocateSplit(FileRecord& r, int mode, uint64_t off,

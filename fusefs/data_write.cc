@@ -59,19 +59,18 @@ Result<size_t> DataPath::Write(FileId id, uint64_t off,
   if (data.empty())
     return size_t{0};
   ASSIGN_OR_RETURN(FileRef r, Loaded(id));
-  Touching(id);
+  Touching touching(this, id);
   MutexLock writes(r->write_mu);
   if (kill_suidgid) {
     ASSIGN_OR_RETURN(SharedFd fd, source_->Path(id));
     TRY(KillSuidGid(fd));
   }
   if ((open_flags & O_APPEND) != 0) {
+    TRY(AwaitPredecessor(*r));  // it may still make the file longer
     MutexLock lock(r->mu);
     off = std::max(off, r->facts.size);
   }
-  Result<size_t> n = WriteSplit(*r, off, data);
-  Touched(id);
-  return n;
+  return WriteSplit(*r, off, data);
 }
 
 void DataPath::WaitForCut(FileRecord& r, MutexLock& lock, uint64_t end) {

@@ -20,6 +20,7 @@ class NamesListener final : public BytesListener {
 
   void AttrsTouching(FileId id) override;
   void AttrsTouched(FileId id) override;
+  void TimesDisturbed(FileId id) override;
   void CopyWanted(FileId id, bool urgent) override { copy_wanted_(id, urgent); }
   void PredecessorAlive(bool alive) override { redo_->HoldAttributes(alive); }
 

@@ -150,6 +150,10 @@ class OverlayFs final : public FsCore {
   core::Result<Victim> BeforeLosingName(const Pass& pass, FileId dir,
                                         const char* name);
   void AfterLosingName(const Pass& pass, const Victim& victim, bool happened);
+  // id got a name, which its next fsync makes durable. TakeNamed: there is such
+  // a name; the caller syncs.
+  void NameChanged(FileId id);
+  bool TakeNamed(FileId id);
   core::Status NamesMoved(const Pass& pass, FileId dir, const char* name,
                           FileId new_dir, const char* new_name,
                           unsigned flags);
@@ -167,6 +171,11 @@ class OverlayFs final : public FsCore {
   Serving mode_;           // guarded by gate_mu_
   uint64_t inside_ = 0;    // operations in progress; guarded by gate_mu_
   bool closing_ = false;   // guarded by gate_mu_
+
+  static constexpr size_t kMostNamed = 4096;
+  core::Mutex named_mu_;
+  std::unordered_set<FileId> named_;  // guarded by named_mu_
+  bool all_named_ = false;  // there were too many; guarded by named_mu_
 
   core::Mutex orphans_mu_;
   // Unlinked for good and pinned; guarded by orphans_mu_.

@@ -123,11 +123,19 @@ core::Status OverlayFs::FSync(FileId id, bool data_only) {
   if (S_ISREG(st.stx_mode)) {
     TRY(parts_.data->FSync(id, data_only));
     // Mode, owner and the like, if they changed since the last barrier.
-    if (data_only || !pass.Split() || !parts_.redo->IsHot(id))
+    if (data_only || !pass.Split())
       return {};
-    ASSIGN_OR_RETURN(SharedFd fd, tree->Data(id));
-    TRY(tree->sys()->FSync(fd->Get()));
-    return parts_.journal->SyncAll();
+    const bool named = TakeNamed(id);
+    if (!named && !parts_.redo->IsHot(id))
+      return {};
+    core::Status synced = [&]() -> core::Status {
+      ASSIGN_OR_RETURN(SharedFd fd, tree->Data(id));
+      TRY(tree->sys()->FSync(fd->Get()));
+      return parts_.journal->SyncAll();
+    }();
+    if (!synced && named)
+      NameChanged(id);
+    return synced;
   }
   if (!S_ISDIR(st.stx_mode))
     return core::FailSys(EINVAL, "fsync of a special file");

@@ -138,7 +138,8 @@ core::Result<Entry> OverlayFs::Link(FileId id, FileId dir, const char* name) {
   Pass pass(this);
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
   ASSIGN_OR_RETURN(Entry entry, pass.ops().Link(id, dir, name));
-  parts_.data->NameChanged(id);
+  if (pass.Split())
+    NameChanged(id);
   return Completed(pass, std::move(entry));
 }
 
@@ -192,17 +193,31 @@ core::Status OverlayFs::Rename(FileId dir, const char* name, FileId new_dir,
 }
 
 // As on the source alone, where the inode is part of the change: whoever syncs
-// a file that was renamed finds the new name after a crash.
+// a file that was linked or renamed finds the new name after a crash.
+void OverlayFs::NameChanged(FileId id) {
+  core::MutexLock lock(named_mu_);
+  named_.insert(id);
+  if (named_.size() > kMostNamed) {
+    named_.clear();
+    all_named_ = true;
+  }
+}
+
+bool OverlayFs::TakeNamed(FileId id) {
+  core::MutexLock lock(named_mu_);
+  return named_.erase(id) != 0 || all_named_;
+}
+
 core::Status OverlayFs::NamesMoved(const Pass& pass, FileId dir,
                                    const char* name, FileId new_dir,
                                    const char* new_name, unsigned flags) {
   if (!pass.Split())
     return {};
   if (auto moved = pass.ops().Lookup(new_dir, new_name))
-    parts_.data->NameChanged(moved->id);
+    NameChanged(moved->id);
   if ((flags & RENAME_EXCHANGE) != 0) {
     if (auto other = pass.ops().Lookup(dir, name))
-      parts_.data->NameChanged(other->id);
+      NameChanged(other->id);
   }
   return {};
 }

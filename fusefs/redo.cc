@@ -178,18 +178,36 @@ void Redo::EndPlaces(const std::vector<Place>& places) {
   }
 }
 
-core::Status Redo::MarkLazily(FileId id) {
+core::Result<Redo::Records::iterator> Redo::DirtyLazily(FileId id) {
   const int64_t now = sys_->MonotonicNs();
-  core::MutexLock lock(mu_);
   auto it = records_.find(Place{id, {}});
-  if (it != records_.end()) {
-    it->second.touched_ns = now;
-    return {};
+  if (it == records_.end()) {
+    ASSIGN_OR_RETURN(it, Dirty(Place{id, {}}));
+    it->second.lazy = true;
+    Delay(it, Where::kLazy, now + kLazyNs);
   }
-  ASSIGN_OR_RETURN(it, Dirty(Place{id, {}}));
-  it->second.lazy = true;
   it->second.touched_ns = now;
-  Delay(it, Where::kLazy, now + kLazyNs);
+  return it;
+}
+
+core::Status Redo::MarkLazily(FileId id) {
+  core::MutexLock lock(mu_);
+  TRY(DirtyLazily(id));
+  return {};
+}
+
+core::Status Redo::BeginWrite(FileId id) {
+  core::MutexLock lock(mu_);
+  ASSIGN_OR_RETURN(Records::iterator it, DirtyLazily(id));
+  it->second.writes++;
+  return {};
+}
+
+core::Status Redo::EndWrite(FileId id) {
+  core::MutexLock lock(mu_);
+  ASSIGN_OR_RETURN(Records::iterator it, DirtyLazily(id));
+  if (it->second.writes > 0)  // 0: its begin was not journaled
+    it->second.writes--;
   return {};
 }
 
@@ -306,6 +324,8 @@ core::Status Redo::Done(const Job& job) {
     MakeReady(it);
     return {};
   }
+  if (r.writes > 0)
+    r.touched_ns = sys_->MonotonicNs();
   if (r.touched_ns >= job.taken_ns) {
     // Writes went on meanwhile: only times are open, until they pause.
     r.lazy = true;

@@ -92,6 +92,11 @@ class Redo {
   // writes pause for kLazyNs or Ripen is called. Such a place does not count
   // as pending: the target's times are never the older ones.
   core::Status MarkLazily(FileId id);
+  // MarkLazily around a write: while it lasts the place does not become clean.
+  // A write that hangs and lands after its worker's death moves the times of
+  // an object that nobody would look at again.
+  core::Status BeginWrite(FileId id);
+  core::Status EndWrite(FileId id);
   // The last descriptor was closed: what was marked lazily is due.
   void Ripen(FileId id);
   static constexpr int64_t kLazyNs = 3'000'000'000;
@@ -160,6 +165,7 @@ class Redo {
     uint64_t age = 0;         // barrier age of the change; 0: lazy
     uint32_t in_flight = 0;
     uint32_t failures = 0;
+    uint32_t writes = 0;  // between BeginWrite and EndWrite
     Where where = Where::kInFlight;
     bool lazy = false;      // only MarkLazily made it dirty
     int64_t due_ns = 0;     // its key in delayed_, for kDelayed and kLazy
@@ -183,6 +189,7 @@ class Redo {
   void EndPlaces(const std::vector<Place>& places);
   // All below with mu_ held. Dirty journals the place if it was clean.
   core::Result<Records::iterator> Dirty(const Place& place);
+  core::Result<Records::iterator> DirtyLazily(FileId id);
   void MakeReady(Records::iterator it);
   bool AnyReady() const {
     return !ready_entries_.empty() || (!ready_attrs_.empty() && !hold_attrs_);

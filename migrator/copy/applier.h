@@ -69,6 +69,9 @@ class Applier {
   // there, kNoFile if unknown. The caller's hold has the entry and the object.
   core::Status Detach(FileId dir, const std::string& name, FileId id,
                       const core::Stat& st);
+  // Removes a name, not of a directory, from the victims. The last name of
+  // what is bound goes to its slot: it may be alive.
+  core::Status DropVictim(const std::string& name);
   // id lives. If its slot is but one of its names on the target, the slot goes:
   // emptying a lost directory can put an object there that was just placed.
   core::Status TidySlot(FileId id);

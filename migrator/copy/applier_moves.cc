@@ -235,7 +235,15 @@ core::Status Applier::Detach(FileId dir, const std::string& name, FileId id,
     return {};
   }
   lane_->graveyard->Add(id);
-  if (!S_ISDIR(st.stx_mode) && st.stx_nlink > 1) {
+  uint32_t names = 1;
+  if (!S_ISDIR(st.stx_mode)) {
+    // Counted again now that the object is held: st was taken before, and what
+    // was its other name then may have been taken away since.
+    ASSIGN_OR_RETURN(core::Stat now,
+                     sys_->StatAt(dirfd->Get(), name.c_str(), STATX_NLINK));
+    names = now.stx_nlink;
+  }
+  if (names > 1) {
     // Other names hold it. Unlinked elsewhere: where one of our descriptors
     // makes the NFS client keep a silly name, it must not be in the tree.
     const std::string victim = lane_->objects->NewVictimName();
@@ -256,6 +264,30 @@ core::Status Applier::Detach(FileId dir, const std::string& name, FileId id,
   if (S_ISDIR(st.stx_mode))
     TRY(SetSpot(id, Spot{}));
   return {};
+}
+
+core::Status Applier::DropVictim(const std::string& name) {
+  const int victims = lane_->objects->VictimsFd();
+  auto st = sys_->StatAt(victims, name.c_str());
+  if (!st && st.error().sys_errno == ENOENT)
+    return {};
+  if (!st)
+    return core::Fail(std::move(st).error());
+  ASSIGN_OR_RETURN(
+      std::optional<FileId> id,
+      lane_->objects->Identify(victims, name.c_str(), *st, true));
+  if (!id)
+    return sys_->UnlinkAt(victims, name.c_str(), 0);
+  PlaceLocks::Hold hold(&locks_);
+  hold.Acquire({PlaceLocks::KeyOf(*id)});
+  st = sys_->StatAt(victims, name.c_str());
+  if (!st)
+    return core::Fail(std::move(st).error());
+  if (st->stx_nlink > 1)
+    return sys_->UnlinkAt(victims, name.c_str(), 0);
+  lane_->graveyard->Add(*id);
+  return sys_->RenameAt(victims, name.c_str(), lane_->objects->SlotsFd(),
+                        ObjectStore::SlotName(*id).c_str(), 0);
 }
 
 core::Status Applier::TidySlot(FileId id) {

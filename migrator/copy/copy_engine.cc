@@ -138,7 +138,7 @@ void CopyEngine::GiveBack(Job& job) {
 
 void CopyEngine::NoteTimes(Job& job) {
   if (std::exchange(job.wrote, false) && ledger_->listener() != nullptr)
-    ledger_->listener()->AttrsTouched(job.id);
+    ledger_->listener()->TimesDisturbed(job.id);
 }
 
 // ----------------------------------------------------------------- batches

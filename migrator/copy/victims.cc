@@ -175,7 +175,7 @@ core::Status Victims::EmptyVictims(uint64_t* count) {
     if (!st)
       return core::Fail(std::move(st).error());
     if (!S_ISDIR(st->stx_mode)) {
-      TRY(sys_->UnlinkAt(victims, entry.name.c_str(), 0));
+      TRY(applier_->DropVictim(entry.name));
       ++*count;
       continue;
     }

@@ -684,6 +684,47 @@ TEST_F(Names, AnObjectThatAWeakTargetLostInAPowerCutIsMadeAgain) {
   EXPECT_TRUE(met) << "no power cut took the object";
 }
 
+TEST_F(Names, AnObjectWhoseNamesAreTakenAtOnceIsNotDestroyed) {
+  PlantFile("x");
+  Start();
+  const FileId f = Id("x");
+  Must(fs().Link(f, kRootId, "y"));
+  Must(fs().Write(f, 1, std::string_view("grown"), 0, false));
+  ExpectSettles();
+  PowerCut(1);  // from now on objects are told by their handles
+  ExpectSettles();
+  ASSERT_TRUE(sys_.InoOf(source_, "x") && sys_.InoOf(source_, "y"));
+  MustDo(fs().Rename(kRootId, "x", kRootId, "z", 0));
+  MustDo(fs().Unlink(kRootId, "y"));
+  // Between the look at one name and the act on it the other one goes.
+  bool met = false;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (std::string(call.name) == "NameToHandle" && call.fs == target_ &&
+        !std::exchange(met, true))
+      Must(worker_->applier->SyncEntry(kRootId, "y"));
+    return 0;
+  };
+  Must(worker_->applier->SyncEntry(kRootId, "x"));
+  sys_.on_call = nullptr;
+  EXPECT_TRUE(met);
+  ExpectSettles();
+  EXPECT_EQ(OnTarget("z").substr(1), "grown");
+}
+
+TEST_F(Names, TheLastNameOfALivingObjectAmongTheVictimsGoesToItsSlot) {
+  PlantFile("f");
+  Start();
+  ExpectSettles();
+  // Killed between the two steps of taking one of two names away, and the
+  // other one was taken by the successor.
+  MustDo(sys_.RenameAt(worker_->objects->RootFd(), "f",
+                       worker_->objects->VictimsFd(), "1-1", 0));
+  Must(worker_->victims->Bury());
+  Must(worker_->applier->SyncEntry(kRootId, "f"));
+  ExpectSettles();
+  EXPECT_TRUE(sys_.InoOf(target_, "f").has_value());
+}
+
 TEST_F(Names, AnObjectInItsSlotAndInItsPlaceKeepsItsPlace) {
   PlantFile("f");
   Start();
