@@ -39,6 +39,8 @@ constexpr auto kWatchEvery = std::chrono::seconds(2);
 // How long a synced tree may be unproved (a chunk that is being written again)
 // before the state says so.
 constexpr int64_t kUnsyncedAfterNs = 2 * kSecond;
+// Brought back in the pause of an abort rather than before it.
+constexpr uint64_t kLittleBytes = 1 << 20;
 // More files than this are not summed up one by one.
 constexpr size_t kMaxSummed = 200'000;
 
@@ -358,7 +360,7 @@ void Worker::BeginAbort(uint64_t n) {
 void Worker::CopyBackMain() {
   abort_running_ = true;
   bool told = false;
-  int64_t backoff_ms = 100;
+  int64_t backoff_ms = 100, look_at_ns = 0;
   while (!done_ && !parts_->phase->source_is_truth()) {
     Result<bool> more = overlay_.CopyBackStep();
     {
@@ -372,7 +374,15 @@ void Worker::CopyBackMain() {
       continue;
     }
     backoff_ms = 100;
-    if (*more)
+    // Where somebody always writes there is always more; a little of it fits
+    // into the pause.
+    bool little = !*more;
+    if (*more && !told && MonotonicNs() >= look_at_ns) {
+      look_at_ns = MonotonicNs() + kStatusEveryNs;
+      Result<uint64_t> left = overlay_.LeftToBringBack();
+      little = left && *left <= kLittleBytes;
+    }
+    if (!little)
       continue;
     if (!told) {
       told = true;
@@ -381,7 +391,8 @@ void Worker::CopyBackMain() {
         told = false;
       }
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (!*more)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
 }
 

@@ -317,6 +317,11 @@ Status WorkerOverlay::BeginAbort(const std::string& reason) {
                                 MonotonicNs() + 10'000'000'000);
 }
 
+Result<uint64_t> WorkerOverlay::LeftToBringBack() {
+  std::lock_guard lock(copy_back_mu_);
+  return copy_back_.BytesToBringBack();
+}
+
 Result<bool> WorkerOverlay::CopyBackStep() {
   std::lock_guard lock(copy_back_mu_);
   if (source_committed_)

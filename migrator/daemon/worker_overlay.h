@@ -43,6 +43,8 @@ class WorkerOverlay final : public cutover::OverlayControl {
   core::Status BeginAbort(const std::string& reason);
   // One piece; false if nothing is left for now.
   core::Result<bool> CopyBackStep();
+  // What the pause of the abort would have to bring back now, in bytes.
+  core::Result<uint64_t> LeftToBringBack();
   uint64_t BroughtBack() const { return copy_back_.BytesBroughtBack(); }
 
  private:
