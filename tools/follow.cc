@@ -118,7 +118,7 @@ Verdict Judge(Goal goal, const MigrationStatus& s) {
   if (goal == Goal::kSynced && (state == "synced" || state == "cutting_over" ||
                                 state == "draining"))
     return {true, Exit::kDone, ""};
-  if (goal == Goal::kCutover && state == "draining" && !s.reason.empty())
+  if (goal == Goal::kCutover && state == "draining" && !s.stayed.empty())
     return {true, Exit::kDone,
             daemon::Printable(s.target) + " is in use; " + s.reason};
   if (goal == Goal::kCutover &&

@@ -95,15 +95,18 @@ Status MarkSweep::SweepDirectory(state::FileId dir) {
   int64_t offset = 0;
   std::vector<state::FileId> found;
   for (;;) {
-    std::vector<core::DirEntry> entries;
-    {
+    auto entries = [&] {
       core::MutexLock lock(source_->DirLock(dir));
-      ASSIGN_OR_RETURN(entries, sys->ReadDir(at, offset, kListBytes));
-    }
-    if (entries.empty())
+      return sys->ReadDir(at, offset, kListBytes);
+    }();
+    if (!entries && IsGone(entries.error()))
+      break;  // removed meanwhile
+    if (!entries)
+      return core::Fail(std::move(entries).error());
+    if (entries->empty())
       break;
-    offset = entries.back().next_offset;
-    for (const core::DirEntry& entry : entries) {
+    offset = entries->back().next_offset;
+    for (const core::DirEntry& entry : *entries) {
       const char* name = entry.name.c_str();
       if (entry.name == "." || entry.name == "..")
         continue;

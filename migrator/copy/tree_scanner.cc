@@ -155,14 +155,19 @@ core::Result<std::vector<std::string>> TreeScanner::ReadSource(DirJob* job,
       return names;
     return core::Fail(std::move(fd).error());
   }
-  std::vector<core::DirEntry> entries;
-  {
+  auto entries = [&] {
     core::MutexLock lock(lane_->source->DirLock(job->id));
-    ASSIGN_OR_RETURN(entries, sys_->ReadDir((*fd)->Get(), job->next,
-                                            kPieceBytes));
+    return sys_->ReadDir((*fd)->Get(), job->next, kPieceBytes);
+  }();
+  if (!entries) {
+    // Removed while the descriptor was open, or something worse.
+    ASSIGN_OR_RETURN(*end, lane_->source->IsDead(job->id));
+    if (*end)
+      return names;
+    return core::Fail(std::move(entries).error());
   }
-  *end = entries.empty();
-  for (core::DirEntry& entry : entries) {
+  *end = entries->empty();
+  for (core::DirEntry& entry : *entries) {
     job->next = entry.next_offset;
     if (IsDots(entry.name) ||
         lane_->source->Hidden(job->id, entry.name.c_str()))
@@ -180,17 +185,20 @@ core::Result<std::vector<std::string>> TreeScanner::ReadTarget(DirJob* job,
   if (*end)
     return names;
   // A descriptor of its own: the cached one's position is shared.
-  auto at = lane_->objects->Path(job->id);
-  if (!at) {
+  auto read = [&]() -> core::Result<std::vector<core::DirEntry>> {
+    ASSIGN_OR_RETURN(fusefs::SharedFd at, lane_->objects->Path(job->id));
+    ASSIGN_OR_RETURN(core::UniqueFd fd,
+                     sys_->OpenAt(at->Get(), ".", O_RDONLY | O_DIRECTORY));
+    return sys_->ReadDir(fd.Get(), job->next, kPieceBytes);
+  };
+  auto listed = read();
+  if (!listed) {
     ASSIGN_OR_RETURN(*end, applier_->IsDeadWithObject(job->id));
     if (*end)
       return names;
-    return core::Fail(std::move(at).error());
+    return core::Fail(std::move(listed).error());
   }
-  ASSIGN_OR_RETURN(core::UniqueFd fd,
-                   sys_->OpenAt((*at)->Get(), ".", O_RDONLY | O_DIRECTORY));
-  ASSIGN_OR_RETURN(std::vector<core::DirEntry> entries,
-                   sys_->ReadDir(fd.Get(), job->next, kPieceBytes));
+  std::vector<core::DirEntry>& entries = *listed;
   *end = entries.empty();
   auto source = lane_->source->Path(job->id);
   for (core::DirEntry& entry : entries) {

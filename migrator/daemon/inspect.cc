@@ -160,11 +160,14 @@ void Add(Walk& walk, const FileLine& line) {
 Status WalkDir(Walk& walk, UniqueFd dir, const std::string& path) {
   core::Syscalls* sys = walk.parts->sys.get();
   for (int64_t offset = 0;;) {
-    ASSIGN_OR_RETURN(std::vector<core::DirEntry> entries,
-                     sys->ReadDir(dir.Get(), offset, 64 << 10));
-    if (entries.empty())
+    auto entries = sys->ReadDir(dir.Get(), offset, 64 << 10);
+    if (!entries && entries.error().sys_errno == ENOENT)
+      return {};  // removed meanwhile
+    if (!entries)
+      return core::Fail(std::move(entries).error());
+    if (entries->empty())
       return {};
-    for (const core::DirEntry& entry : entries) {
+    for (const core::DirEntry& entry : *entries) {
       offset = entry.next_offset;
       if (entry.name == "." || entry.name == "..")
         continue;

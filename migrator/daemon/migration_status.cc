@@ -25,20 +25,35 @@ Totals TotalsOf(const json& j) {
           j.value("remote", uint64_t{0})};
 }
 
+json ToJson(const std::vector<HolderLine>& lines) {
+  json out = json::array();
+  for (const HolderLine& h : lines)
+    out.push_back({{"pid", h.pid},
+                   {"command", h.command},
+                   {"verdict", h.verdict},
+                   {"reason", h.reason},
+                   {"cwds", h.cwds},
+                   {"fds", h.fds},
+                   {"maps", h.maps}});
+  return out;
+}
+
+std::vector<HolderLine> HoldersOf(const json& lines) {
+  std::vector<HolderLine> out;
+  for (const json& h : lines)
+    out.push_back({h.value("pid", 0), h.value("command", ""),
+                   h.value("verdict", ""), h.value("reason", ""),
+                   h.value("cwds", 0u), h.value("fds", 0u),
+                   h.value("maps", 0u)});
+  return out;
+}
+
 double Ms(int64_t ns) { return static_cast<double>(ns / 1000) / 1000.0; }
 
 }  // namespace
 
 std::string StatusToJson(const MigrationStatus& s, int indent) {
-  json holders = json::array(), pauses = json::array();
-  for (const HolderLine& h : s.holders)
-    holders.push_back({{"pid", h.pid},
-                       {"command", h.command},
-                       {"verdict", h.verdict},
-                       {"reason", h.reason},
-                       {"cwds", h.cwds},
-                       {"fds", h.fds},
-                       {"maps", h.maps}});
+  json pauses = json::array();
   for (const PauseLine& p : s.pauses)
     pauses.push_back({{"phase", p.phase},
                       {"pid", p.pid},
@@ -53,7 +68,8 @@ std::string StatusToJson(const MigrationStatus& s, int indent) {
             {"verbs", s.verbs},
             {"bytes", ToJson(s.bytes)},
             {"files", ToJson(s.files)},
-            {"holders", holders},
+            {"holders", ToJson(s.holders)},
+            {"stayed", ToJson(s.stayed)},
             {"pauses", pauses},
             {"supervisor_pid", s.supervisor_pid},
             {"worker_pid", s.worker_pid},
@@ -82,11 +98,8 @@ Result<MigrationStatus> StatusFromJson(const std::string& text) {
     s.verbs = j.at("verbs").get<std::vector<std::string>>();
     s.bytes = TotalsOf(j.at("bytes"));
     s.files = TotalsOf(j.at("files"));
-    for (const json& h : j.at("holders"))
-      s.holders.push_back({h.value("pid", 0), h.value("command", ""),
-                           h.value("verdict", ""), h.value("reason", ""),
-                           h.value("cwds", 0u), h.value("fds", 0u),
-                           h.value("maps", 0u)});
+    s.holders = HoldersOf(j.at("holders"));
+    s.stayed = HoldersOf(j.at("stayed"));
     for (const json& p : j.at("pauses"))
       s.pauses.push_back({p.value("phase", ""), p.value("pid", 0),
                           p.value("command", ""), p.value("ns", int64_t{0})});

@@ -47,6 +47,8 @@ struct MigrationStatus {
   std::vector<std::string> verbs;
   Totals bytes, files;
   std::vector<HolderLine> holders;
+  // After the cutover: those that are on the overlay still, and why.
+  std::vector<HolderLine> stayed;
   std::vector<PauseLine> pauses;
   pid_t supervisor_pid = 0;
   pid_t worker_pid = 0;  // 0: none

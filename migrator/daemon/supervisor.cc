@@ -250,6 +250,7 @@ void Supervisor::CutoverEnded(const ReanchorReport& report) {
   reason_ = Joined(report.reason, Named(report.stayed));
   unreachable_ = report.unreachable;
   if (report.outcome == Outcome::kDone) {
+    stayed_ = report.stayed;
     schedule_.Reset();
     committed_ = true;
     next_try_ns_ = now + kDrainEveryNs;
@@ -275,6 +276,7 @@ void Supervisor::CutoverEnded(const ReanchorReport& report) {
 }
 
 void Supervisor::DrainEnded(const ReanchorReport& report) {
+  stayed_ = report.stayed;
   next_try_ns_ = MonotonicNs() + kDrainEveryNs;
   reason_ = Joined(report.reason, Named(report.stayed));
   if (!report.stayed.empty())
@@ -344,6 +346,8 @@ void Supervisor::OverlayGone(const std::string& state) {
   if (state == "moved") {
     LOG_INFO("moved");
     status_.reason.clear();
+    status_.holders.clear();  // of the overlay, and that is gone
+    stayed_.clear();
     reason_.clear();
     // The target has its place; the overlay's device ends with the last
     // descriptor of it.

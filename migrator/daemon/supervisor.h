@@ -144,6 +144,7 @@ class Supervisor {
   int64_t next_try_ns_ = 0;    // of the roles that have no schedule
   PollLoop::TimerId try_timer_ = 0;
   std::string reason_;         // of the supervisor, before the worker's
+  std::vector<HolderLine> stayed_;  // on the overlay after the cutover
   std::string recovery_;       // for a human, when nothing can go on
   int exit_ = 0;
 };

@@ -121,6 +121,7 @@ MigrationStatus Supervisor::CurrentStatus() const {
   s.supervisor_pid = ::getpid();
   s.worker_pid = worker_.pid;
   s.pauses = pauses_;
+  s.stayed = stayed_;
   s.auto_cutover = auto_cutover_;
   s.attempts = static_cast<uint32_t>(schedule_.failed());
   if (!reason_.empty())

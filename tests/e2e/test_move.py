@@ -54,20 +54,33 @@ class Move(bed.Bed):
     def test_the_tree_is_seen_whole_all_the_time(self):
         bed.fill(self.disk, mb=10, files=100)
         want = bed.tree(self.disk)
-        code = ("import sys; sys.path.insert(0, sys.argv[1]); import bed\n"
+        code = ("import os, sys; sys.path.insert(0, sys.argv[1]); import bed\n"
                 "# Inode numbers change at cutover, perhaps in the middle of a look.\n"
                 "look = lambda: (bed.tree(sys.argv[2])[0], [])\n"
-                "want = look(); n = 0\n"
-                "import os\n"
+                "want = look()\n"
                 "while not os.path.exists(sys.argv[3]):\n"
-                "    d = bed.difference(want, look()); n += 1\n"
+                "    d = bed.difference(want, look())\n"
                 "    if d: print(d); sys.exit(1)\n"
-                "print(n, 'looks'); sys.exit(0 if n > 1 else 2)\n")
-        stop = self.work / "stop-looking"
-        looker = self.spawn(sys.executable, "-c", code, os.path.dirname(__file__), self.disk,
-                            stop, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.start("--cutover=wait", "--wait")
+                "    os.write(3, b'.')\n")
+        stop, looks = self.work / "stop-looking", self.work / "looks"
+        looker = self.spawn("sh", "-c", 'exec "$0" "$@" 3>>"$LOOKS"', sys.executable, "-c",
+                            code, os.path.dirname(__file__), self.disk, stop, cwd="/",
+                            env=dict(os.environ, LOOKS=str(looks)),
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+        def looked():
+            """Two more looks have ended: one of them began after now."""
+            before = looks.stat().st_size if looks.exists() else 0
+            bed.poll("looks", lambda: looker.poll() is not None or
+                     (looks.exists() and looks.stat().st_size >= before + 2), 60)
+
+        looked()
+        self.start("--cutover=wait")
+        looked()
+        self.wait_state("synced")
+        looked()
         self.livemv("cutover", self.disk, "--wait")
+        looked()
         stop.touch()
         out, _ = looker.communicate(timeout=60)
         self.assertEqual(looker.returncode, 0, out.decode() + self.logs())

@@ -199,6 +199,8 @@ Result<std::vector<core::DirEntry>> FakeSyscalls::ReadDir(int fd,
   const Inode& dir = Live(file->fs, file->ino);
   if (!dir.IsDir())
     return FailSys(ENOTDIR, "getdents64");
+  if (dir.nlink == 0)
+    return FailSys(ENOENT, "getdents64");  // IS_DEADDIR, fs/readdir.c
   std::vector<core::DirEntry> all, out;
   all.push_back({dir.ino, 1, DT_DIR, "."});
   all.push_back({dir.parent, 2, DT_DIR, ".."});

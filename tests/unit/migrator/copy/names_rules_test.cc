@@ -374,6 +374,28 @@ TEST_F(Names, ADeletedDirectoryCanBeLookedAtUntilItIsForgotten) {
   EXPECT_FALSE(worker_->source->IsPinned(d));
 }
 
+// The descriptor of a removed directory stays good, reading it does not
+// (ENOENT): nothing more is to come of it, however often it is tried.
+TEST_F(Names, ADirectoryRemovedBeforeItIsReadIsNotWaitedFor) {
+  PlantDir("d");
+  Start();
+  const FileId d = Id("d");
+  Must(worker_->source->Dir(d));
+  const uint64_t ino = *sys_.InoOf(source_, "d");
+  bool once = true;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (once && call.fs == source_ && call.ino == ino &&
+        call.name == std::string("ReadDir")) {
+      once = false;
+      MustDo(fs().RmDir(kRootId, "d"));
+    }
+    return 0;
+  };
+  ExpectSettles();
+  EXPECT_FALSE(once);
+  EXPECT_TRUE(worker_->scanner->Done());
+}
+
 TEST_F(Names, ANameThatTheTargetRefusesIsSetAsideAndTriedAgain) {
   Start();
   ExpectSettles();
@@ -484,6 +506,26 @@ TEST_F(Names, AnAbortTakesAllMarksOffThePlaceholders) {
   EXPECT_EQ(Marked(), std::vector<std::string>{});
   EXPECT_EQ(sweep.Swept(), 200u);
   EXPECT_EQ(Must(fs().GetXattr(Id("f3"), "user.own")), "stays");
+}
+
+TEST_F(Names, TheSweepPassesADirectoryThatIsRemovedUnderIt) {
+  PlantDir("d");
+  Start();
+  ExpectSettles();
+  const uint64_t ino = *sys_.InoOf(source_, "d");
+  bool once = true;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (once && call.fs == source_ && call.ino == ino &&
+        call.name == std::string("ReadDir")) {
+      once = false;
+      MustDo(fs().RmDir(kRootId, "d"));
+    }
+    return 0;
+  };
+  copy::MarkSweep sweep(worker_->source.get(), {}, true);
+  while (Must(sweep.Step())) {
+  }
+  EXPECT_FALSE(once);
 }
 
 TEST_F(Names, AnAbortFindsTheMarksThatNoRecordKnows) {
