@@ -26,7 +26,18 @@ void ByteLedger::SetPredecessorAlive(bool alive) {
 }
 
 Status ByteLedger::AppendLocked(FileRecord& r, const state::Fact& fact) {
+  if (r.forgotten)
+    return {};
   ASSIGN_OR_RETURN(r.facts.last_seq, journal_->Append(fact));
+  return {};
+}
+
+// Under the record's mutex, so that its other facts are all before this one.
+Status ByteLedger::Forget(FileId id) {
+  FileRef r = table_->Get(id);
+  MutexLock lock(r->mu);
+  TRY(AppendLocked(*r, state::ForgottenFact{id}));
+  table_->Forget(&*r);
   return {};
 }
 

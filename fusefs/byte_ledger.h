@@ -154,8 +154,12 @@ class ByteLedger {
   // bytes but the journal's sync. Blocks on both filesystems.
   core::Status Barrier();
 
-  // Appends a fact about r and remembers its number.
+  // Appends a fact about r and remembers its number. Facts about a forgotten
+  // inode are dropped: nobody can ask for what they promise.
   core::Status AppendLocked(FileRecord& r, const state::Fact& fact);
+  // The inode, its object and all its names are gone: records it and drops
+  // what is known of its bytes.
+  core::Status Forget(FileId id);
   static uint64_t LocalEnd(const FileRecord& r) {
     return r.facts.map.local_end();
   }

@@ -258,6 +258,4 @@ Status DataPath::NewFile(FileId id) {
   return {};
 }
 
-void DataPath::Forget(FileId id) { table_->Forget(id); }
-
 }  // namespace livemv::fusefs

@@ -79,8 +79,6 @@ class DataPath {
   // A file was created on the source as a placeholder: its local end is 0.
   // Before anybody can open it. Appends, does not sync.
   core::Status NewFile(FileId id);
-  // The inode is gone for good.
-  void Forget(FileId id);
 
   void Opened(FileId id) { table_->Opened(id); }
   void Closed(FileId id) { table_->Closed(id); }

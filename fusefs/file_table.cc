@@ -142,9 +142,7 @@ FileRecord* FileTable::Unpack(Slot& slot, FileId id) {
 FileRef FileTable::Get(FileId id) {
   Shard& shard = ShardOf(id);
   core::MutexLock lock(shard.mu);
-  Slot& slot = shard.slots[id];
-  slot.forgotten = false;
-  FileRecord* record = Unpack(slot, id);
+  FileRecord* record = Unpack(shard.slots[id], id);
   record->users++;
   return FileRef(this, record);
 }
@@ -153,7 +151,7 @@ FileRef FileTable::Find(FileId id) {
   Shard& shard = ShardOf(id);
   core::MutexLock lock(shard.mu);
   auto it = shard.slots.find(id);
-  if (it == shard.slots.end() || it->second.forgotten ||
+  if (it == shard.slots.end() ||
       (it->second.live == nullptr && !it->second.packed))
     return FileRef();
   FileRecord* record = Unpack(it->second, id);
@@ -175,15 +173,12 @@ void FileTable::Release(FileRecord* record) {
   core::MutexLock lock(shard.mu);
   if (--record->users != 0)
     return;
-  auto it = shard.slots.find(id);
-  Slot& slot = it->second;
-  if (slot.forgotten) {
-    gone.reset(slot.live);
-    slot.live = nullptr;
-    if (slot.open == 0)
-      shard.slots.erase(it);
+  if (record->forgotten) {
+    gone.reset(record);
     return;
   }
+  auto it = shard.slots.find(id);
+  Slot& slot = it->second;
   // Nobody else can get at the record while the shard is locked, so its own
   // mutex is not needed.
   if (!Packable(*record))
@@ -201,38 +196,24 @@ void FileTable::Release(FileRecord* record) {
   }
 }
 
-void FileTable::Forget(FileId id) {
-  std::unique_ptr<FileRecord> gone;
+void FileTable::Forget(FileRecord* record) {
+  Shard& shard = ShardOf(record->id);
   {
-    Shard& shard = ShardOf(id);
     core::MutexLock lock(shard.mu);
-    auto it = shard.slots.find(id);
-    if (it == shard.slots.end())
+    if (record->forgotten)
       return;
-    Slot& slot = it->second;
-    uint64_t total = 0, copied = 0;
-    if (slot.live != nullptr) {
-      total = std::exchange(slot.live->counted_total, 0);
-      copied = std::exchange(slot.live->counted_copied, 0);
-    } else if (slot.packed && slot.packed->pinned) {
-      total = slot.packed->map.local_end();
-      copied =
-          slot.packed->map.CopiedBytes() + slot.packed->map.RemoteBytes();
-    }
-    slot.packed.reset();
-    if (slot.live != nullptr && slot.live->users != 0) {
-      slot.forgotten = true;
-    } else {
-      gone.reset(slot.live);
-      slot.live = nullptr;
-      if (slot.open == 0)
-        shard.slots.erase(it);
-    }
-    core::MutexLock sets(mu_);
-    totals_.bytes_below_end -= total;
-    totals_.bytes_copied -= copied;
+    record->forgotten = true;
+    auto it = shard.slots.find(record->id);
+    it->second.live = nullptr;  // whoever has a reference keeps it
+    if (it->second.open == 0)
+      shard.slots.erase(it);
   }
-  DropSets(id);
+  {
+    core::MutexLock lock(mu_);
+    totals_.bytes_below_end -= std::exchange(record->counted_total, 0);
+    totals_.bytes_copied -= std::exchange(record->counted_copied, 0);
+  }
+  DropSets(record->id);
 }
 
 void FileTable::DropSets(FileId id) {
@@ -328,13 +309,15 @@ std::vector<FileId> FileTable::KnownFiles() {
   for (Shard& shard : shards_) {
     core::MutexLock lock(shard.mu);
     for (const auto& [id, slot] : shard.slots)
-      if (!slot.forgotten && (slot.live != nullptr || slot.packed))
+      if (slot.live != nullptr || slot.packed)
         out.push_back(id);
   }
   return out;
 }
 
 void FileTable::Account(FileRecord* r) {
+  if (r->forgotten)
+    return;
   uint64_t total = 0, copied = 0;
   if (r->facts.pinned) {
     total = r->facts.map.local_end();

@@ -142,6 +142,9 @@ struct FileRecord {
   int fsync_error = 0, flush_error = 0;
 
   uint64_t counted_total = 0, counted_copied = 0;  // in the table's totals
+  // The inode is gone: no fact about it goes into the journal any more. Set
+  // with the table's mutex held too.
+  bool forgotten = false;
 
   uint32_t users = 0;  // guarded by the table
 };
@@ -191,8 +194,9 @@ class FileTable {
   FileRef Get(FileId id);
   // Null if nothing is known of id, so that it is the source's alone.
   FileRef Find(FileId id);
-  // The inode is gone for good: what is known of it is dropped once unused.
-  void Forget(FileId id);
+  // The inode is gone for good: the record is nobody's but its users' from
+  // here on, and who asks for the id begins anew. With record->mu held.
+  void Forget(FileRecord* record);
 
   // Descriptors that applications hold through the overlay.
   void Opened(FileId id);
@@ -223,7 +227,6 @@ class FileTable {
     FileRecord* live = nullptr;  // owned
     std::optional<FileFacts> packed;
     uint32_t open = 0;
-    bool forgotten = false;
   };
   struct Shard {
     core::Mutex mu;

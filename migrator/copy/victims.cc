@@ -151,12 +151,10 @@ core::Status Victims::Destroy(FileId id, bool* gone) {
     }
   }
   TRY(core::FaultPoint("victims.destroyed"));
-  TRY(lane_->journal->Append(state::ForgottenFact{id}));
+  TRY(hooks_.forget(id));
   lane_->graveyard->Remove(id);
   lane_->objects->Forget(id);
   applier_->ForgetPlace(id);
-  if (hooks_.gone)
-    hooks_.gone(id);
   if (!hooks_.in_use(id))
     lane_->source->Forget(id);
   *gone = true;

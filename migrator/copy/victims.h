@@ -21,7 +21,8 @@ class Victims {
  public:
   struct Hooks {
     std::function<bool(FileId)> in_use;    // somebody may have it open
-    std::function<void(FileId)> gone;      // its bytes' records may go
+    // The journal is told that the inode is gone, and its bytes' records go.
+    std::function<core::Status(FileId)> forget;
     // Durable: what the source showed before the call.
     std::function<core::Status()> sync_source;
   };

@@ -33,8 +33,7 @@ class Cutover {
   Cutover(const Deps& deps, const CutoverRequest& request)
       : deps_(deps),
         request_(request),
-        views_(deps, request.dir, request.overlay_tree.sb_dev,
-               request.target) {}
+        views_(deps, request.dir, request.overlay_tree, request.target) {}
 
   Outcome Run() {
     outcome_.status = Enter();
@@ -123,7 +122,12 @@ class Cutover {
     int64_t shortest = INT64_MAX;
     int level = 0;
     for (int n = 0; n < kMostRounds && level < kLevelRounds; ++n) {
-      ASSIGN_OR_RETURN(FlushReport round, deps_.overlay->FlushRound(deadline));
+      auto flushed = deps_.overlay->FlushRound(deadline);
+      if (!flushed) {
+        outcome_.unreachable = flushed.error().code == ErrorCode::kTimeout;
+        return Fail(std::move(flushed).error());
+      }
+      const FlushReport round = *flushed;
       if (round.bytes_left != 0)
         return Fail(ErrorCode::kConflict,
                     std::to_string(round.bytes_left) +
@@ -174,6 +178,7 @@ class Cutover {
     int clean = 0;
     int64_t wait = kLookAgainNs;
     for (;;) {
+      TRY(core::FaultPoint("cutover.rest"));
       ASSIGN_OR_RETURN(Scan scan, ScanTree(deps_, request_.overlay_tree,
                                            request_.own, request_.accepted));
       TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));

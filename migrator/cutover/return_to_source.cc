@@ -26,8 +26,7 @@ class Return {
   Return(const Deps& deps, const ReturnRequest& request)
       : deps_(deps),
         request_(request),
-        views_(deps, request.dir, request.overlay_tree.sb_dev,
-               request.target) {}
+        views_(deps, request.dir, request.overlay_tree, request.target) {}
 
   Outcome Run() {
     until_ns_ = deps_.clock->NowNs() + request_.total_ns;

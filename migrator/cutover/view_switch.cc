@@ -40,6 +40,11 @@ Result<bool> ViewSwitch::TopIs(const MountPoint& at, dev_t dev) const {
   return top != nullptr && top->dev == dev;
 }
 
+Result<bool> ViewSwitch::TopIsOverlay(const MountPoint& at) const {
+  ASSIGN_OR_RETURN(bool is, TopIs(at, overlay_.sb_dev));
+  return is && overlay_.Lives();
+}
+
 Result<bool> ViewSwitch::Has(const MountPoint& at, dev_t dev) const {
   ASSIGN_OR_RETURN(MountTable table, TableAt(at));
   return std::any_of(table.entries().begin(), table.entries().end(),
@@ -60,7 +65,9 @@ Result<bool> ViewSwitch::TargetAttached() const {
 Status ViewSwitch::Look(const std::vector<proc::Namespace>& namespaces,
                         uint64_t own_namespace, Parts parts) {
   ASSIGN_OR_RETURN(doorways_, FindDoorways(deps_, namespaces, own_namespace,
-                                           overlay_dev_, "/", parts));
+                                           overlay_.sb_dev, "/", parts));
+  if (!overlay_.Lives())
+    doorways_.clear();  // to another filesystem
   ASSIGN_OR_RETURN(bool attached, TargetAttached());
   if (attached) {
     ASSIGN_OR_RETURN(target_dev_, DevOfMount(deps_.mounts, *target_));
@@ -69,7 +76,7 @@ Status ViewSwitch::Look(const std::vector<proc::Namespace>& namespaces,
 }
 
 bool ViewSwitch::OverlayIsOnTop() const {
-  auto on_top = TopIs({nullptr, dir_}, overlay_dev_);
+  auto on_top = TopIsOverlay({nullptr, dir_});
   return on_top && *on_top;
 }
 
@@ -100,12 +107,12 @@ Status ViewSwitch::SlideTarget() {
 // Without MOVE_MOUNT_BENEATH there is a moment between the two calls in which
 // a path walk from outside sees the source; the holders stand still.
 Status ViewSwitch::ShowTargetAt(const MountPoint& at) {
-  ASSIGN_OR_RETURN(bool covered, TopIs(at, overlay_dev_));
+  ASSIGN_OR_RETURN(bool covered, TopIsOverlay(at));
   if (covered) {
     // A namespace that was split off after the slide began may lack it.
     if (deps_.mounts->HasBeneath())
       TRY(Slide(at));
-    TRY(deps_.mounts->DetachTop(at, overlay_dev_));
+    TRY(deps_.mounts->DetachTop(at, overlay_.sb_dev));
   }
   if (at.ns == nullptr) {
     ASSIGN_OR_RETURN(bool there, TargetAttached());
@@ -128,9 +135,9 @@ void ViewSwitch::ShowTarget(std::vector<std::string>* warnings) {
 }
 
 Status ViewSwitch::ShowSourceAt(const MountPoint& at) {
-  ASSIGN_OR_RETURN(bool covered, TopIs(at, overlay_dev_));
+  ASSIGN_OR_RETURN(bool covered, TopIsOverlay(at));
   if (covered)
-    TRY(deps_.mounts->DetachTop(at, overlay_dev_));
+    TRY(deps_.mounts->DetachTop(at, overlay_.sb_dev));
   if (target_dev_ == 0)
     return {};
   ASSIGN_OR_RETURN(bool target, TopIs(at, target_dev_));

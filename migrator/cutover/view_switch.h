@@ -16,11 +16,11 @@ namespace livemv::cutover {
 class ViewSwitch {
  public:
   // target may be null (nothing was slid beneath the overlay, ever).
-  ViewSwitch(const Deps& deps, std::string dir, dev_t overlay_dev,
+  ViewSwitch(const Deps& deps, std::string dir, proc::TreeRef overlay,
              const mount::MountFd* target)
       : deps_(deps),
         dir_(std::move(dir)),
-        overlay_dev_(overlay_dev),
+        overlay_(std::move(overlay)),
         target_(target) {}
 
   // Finds the namespaces where the overlay is visible; before each step below
@@ -43,6 +43,7 @@ class ViewSwitch {
   std::vector<mount::MountPoint> Points() const;
   core::Result<mount::MountTable> TableAt(const mount::MountPoint& at) const;
   core::Result<bool> TopIs(const mount::MountPoint& at, dev_t dev) const;
+  core::Result<bool> TopIsOverlay(const mount::MountPoint& at) const;
   core::Result<bool> Has(const mount::MountPoint& at, dev_t dev) const;
   core::Result<bool> TargetAttached() const;
   core::Status Slide(const mount::MountPoint& at);
@@ -51,7 +52,7 @@ class ViewSwitch {
 
   const Deps& deps_;
   std::string dir_;
-  dev_t overlay_dev_;
+  proc::TreeRef overlay_;
   const mount::MountFd* target_;
   dev_t target_dev_ = 0;  // 0: not attached anywhere yet
   std::vector<Doorway> doorways_;

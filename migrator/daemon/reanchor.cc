@@ -2,7 +2,6 @@
 // the return to the source. The steps are migrator/cutover's; here it gets its
 // descriptors and its way to the worker, and reports.
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,6 +13,7 @@
 #include "migrator/cutover/return_to_source.h"
 #include "migrator/daemon/children.h"
 #include "migrator/daemon/overlay_channel.h"
+#include "migrator/daemon/overlay_tree.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/reanchor_report.h"
 #include "migrator/daemon/roles.h"
@@ -21,7 +21,6 @@
 
 namespace livemv::daemon {
 
-using core::FailSys;
 using core::Result;
 using core::Status;
 using cutover::Outcome;
@@ -35,19 +34,6 @@ std::string CommandOf(pid_t pid) {
   if (!comm || comm->empty())
     return "";
   return comm->substr(0, comm->find('\n'));
-}
-
-// The overlay is one whole filesystem, and its root shows the source's inode
-// number; so nobody has to be asked for this.
-Result<proc::TreeRef> OverlayTree(const Settings& settings, int source_fd) {
-  struct stat st{};
-  if (::fstat(source_fd, &st) != 0)
-    return FailSys(errno, "stat of the source's root");
-  proc::TreeRef tree;
-  tree.dev = tree.sb_dev = settings.overlay_dev;
-  tree.root_ino = st.st_ino;
-  tree.path_in_fs = "/";
-  return tree;
 }
 
 struct Job {
@@ -80,7 +66,8 @@ Result<Outcome> CutOver(Job& job, bool drain) {
   request.dir = h.settings.dir;
   request.target = &target;
   ASSIGN_OR_RETURN(request.overlay_tree,
-                   OverlayTree(h.settings, h.Borrow(fd_name::kDir)));
+                   OverlayTree(h.settings.overlay_dev, h.Borrow(fd_name::kDir),
+                               h.Borrow(fd_name::kFuse)));
   request.own = job.own;
   request.accepted = job.accepted;
   request.pause_ns = h.settings.max_pause_ns;
@@ -99,7 +86,8 @@ Result<Outcome> Return(Job& job, bool commit_source) {
   ASSIGN_OR_RETURN(request.source,
                    proc::MakeTreeRef(request.source_dir_fd, h.settings.dir));
   ASSIGN_OR_RETURN(request.overlay_tree,
-                   OverlayTree(h.settings, request.source_dir_fd));
+                   OverlayTree(h.settings.overlay_dev, request.source_dir_fd,
+                               h.Borrow(fd_name::kFuse)));
   request.own = job.own;
   request.commit_source = commit_source;
   request.pause_ns = h.settings.max_pause_ns;
@@ -120,12 +108,9 @@ ReanchorReport ReportOf(const std::string& role, const Outcome& outcome) {
   }
   for (const trace::Pause& pause : outcome.pauses)
     report.pauses.push_back({role, pause.pid, CommandOf(pause.pid), pause.ns});
-  if (!outcome.status) {
+  report.unreachable = outcome.unreachable;
+  if (!outcome.status)
     report.reason = outcome.status.error().ToString();
-    report.unreachable =
-        role != "attach" && !outcome.froze &&
-        outcome.status.error().code == core::ErrorCode::kTimeout;
-  }
   for (const std::string& warning : outcome.warnings)
     report.reason += (report.reason.empty() ? "" : "; ") + warning;
   using Kind = ReanchorReport::Outcome;

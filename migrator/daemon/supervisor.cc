@@ -114,8 +114,9 @@ void Supervisor::StartReanchor(const std::string& role) {
       {fd_name::kDir, Fd(fd_name::kDir)},
       {fd_name::kTarget, Fd(fd_name::kTarget)},
       {fd_name::kControl, control->first.Fd()}};
-  if (Fd(fd_name::kOverlay) >= 0)
-    fds.emplace_back(fd_name::kOverlay, Fd(fd_name::kOverlay));
+  for (const char* name : {fd_name::kOverlay, fd_name::kFuse})
+    if (Fd(name) >= 0)
+      fds.emplace_back(name, Fd(name));
   if (Status told = TellWorker(R"({"op":"overlay_control"})",
                                {control->second.Fd()});
       !told) {
@@ -238,9 +239,8 @@ void Supervisor::AttachEnded(const ReanchorReport& report) {
     reason_ = text;
     return;
   }
-  Exit exit = report.unreachable                      ? Exit::kUnreachable
-              : report.outcome == Outcome::kStraggler ? Exit::kBlocked
-                                                      : Exit::kRolledBack;
+  Exit exit = report.outcome == Outcome::kStraggler ? Exit::kBlocked
+                                                    : Exit::kRolledBack;
   Finished(exit, text + "\n" + Printable(settings_.dir) +
                      " is as it was before; nothing was moved.");
 }

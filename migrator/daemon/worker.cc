@@ -13,6 +13,7 @@
 #include "migrator/daemon/exit_code.h"
 #include "migrator/daemon/inspect.h"
 #include "migrator/daemon/overlay_channel.h"
+#include "migrator/daemon/overlay_tree.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/roles.h"
 #include "migrator/proc/process_snapshot.h"
@@ -397,19 +398,19 @@ void Worker::CopyBackMain() {
 }
 
 void Worker::WatchMain() {
-  struct stat st{};
-  if (::fstat(parts_->source->RootFd(), &st) != 0)
-    LOG_WARN("the source's root cannot be looked at");
-  proc::TreeRef tree;
-  tree.dev = tree.sb_dev = parts_->settings.overlay_dev;
-  tree.root_ino = st.st_ino;
-  tree.path_in_fs = "/";
+  Result<proc::TreeRef> tree =
+      OverlayTree(parts_->settings.overlay_dev, parts_->source->RootFd(),
+                  parts_->fuse.Get());
+  if (!tree)
+    LOG_WARN("holders are not counted: {}", tree.error().ToString());
   proc::Options options;
   options.exclude.insert(::getpid());
   options.descriptions = false;
   while (!done_) {
     std::vector<HolderLine> holders;
-    if (Result<proc::Snapshot> snapshot = proc::Capture(tree, options)) {
+    if (Result<proc::Snapshot> snapshot =
+            tree ? proc::Capture(*tree, options)
+                 : Result<proc::Snapshot>(proc::Snapshot())) {
       const std::set<uint64_t> written =
           proc::WrittenInodes(snapshot->holders);
       for (const proc::Holder& holder : snapshot->holders) {

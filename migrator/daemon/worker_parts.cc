@@ -171,9 +171,9 @@ Status WorkerParts::MakeNames() {
                       [this] { scanner->WantOwed(); });
   copy::Victims::Hooks hooks;
   hooks.in_use = [this](state::FileId id) { return fs->InUse(id); };
-  hooks.gone = [this](state::FileId id) {
-    data->Forget(id);
+  hooks.forget = [this](state::FileId id) {
     engine->Forget(id);
+    return ledger->Forget(id);
   };
   hooks.sync_source = [this] { return barrier->Now(); };
   victims = std::make_unique<copy::Victims>(&lane, applier.get(),

@@ -536,6 +536,8 @@ core::Result<Snapshot> Capture(const TreeRef& tree, const Options& options) {
   }
   if (options.descriptions)
     TRY(IdentifyDescriptions(&snapshot.holders, options.frozen));
+  if (!tree.Lives())
+    snapshot.holders.clear();  // of another filesystem
   snapshot.namespaces = std::move(scan.namespaces());
   snapshot.uncertain = std::move(scan.uncertain());
   snapshot.took_ns = NowNs() - begin;
@@ -557,6 +559,11 @@ core::Result<Holder> CaptureOne(const TreeRef& tree, pid_t pid,
   TRY(scan.Process(pid, &holders.front()));
   if (options.descriptions)
     TRY(IdentifyDescriptions(&holders, options.frozen));
+  if (!tree.Lives()) {
+    Holder nothing;
+    nothing.pid = pid;
+    return nothing;
+  }
   return std::move(holders.front());
 }
 

@@ -22,6 +22,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -39,8 +40,14 @@ struct TreeRef {
   dev_t sb_dev = 0;  // of the superblock, as in mountinfo and maps
   uint64_t root_ino = 0;
   std::string path_in_fs;  // "/" is the filesystem's root; no slash at the end
+  // For a filesystem that may end while it is looked for, since its numbers
+  // are then given to the next one (fs/super.c, get_anon_bdev): whether it
+  // exists. What was seen under its numbers before an answer of true is its
+  // own. Empty: whoever uses this keeps the filesystem.
+  std::function<bool()> lives = {};
 
   bool WholeFilesystem() const { return path_in_fs == "/"; }
+  bool Lives() const { return !lives || lives(); }
 };
 
 // The tree below dirfd (O_PATH suffices). If its mount is in no mount table of

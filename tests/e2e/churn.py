@@ -14,6 +14,22 @@ import sys
 import time
 
 
+def unlike(pair):
+    """How a file in the tree differs from the model's, now and a little later."""
+    said = []
+    for wait in (0, 1):
+        time.sleep(wait)
+        sizes = [os.fstat(fd).st_size for fd in pair]
+        a, b = (os.pread(fd, 1 << 24, 0) for fd in pair)
+        other = [i for i in range(min(len(a), len(b))) if a[i] != b[i]]
+        runs = [i for n, i in enumerate(other) if n == 0 or other[n - 1] != i - 1][:4]
+        said.append(f"sizes {sizes}, read {len(a)} and {len(b)}, {len(other)} bytes differ"
+                    + (f", {sum(a[i] == 0 for i in other)} of them zero, runs from {runs} "
+                       f"to {other[-1]}" if other else ""))
+    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in pair]
+    return f"{links[0]}: " + "; a second later: ".join(said)
+
+
 class Worker:
     def __init__(self, tree, model, seed):
         self.rng = random.Random(seed)
@@ -210,7 +226,9 @@ class Worker:
             self.times.pop(os.fstat(pair[1]).st_ino, None)
             back = [os.pread(fd, 200000, max(0, at - 1000)) for fd in pair]
             if back[0] != back[1]:
-                raise AssertionError("a held descriptor reads something else than the model")
+                raise AssertionError(f"a held descriptor reads something else than the model "
+                                     f"after a write of {len(data)} bytes at {at}: "
+                                     + unlike(pair))
         else:
             self.compare(pick)
 

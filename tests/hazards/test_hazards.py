@@ -210,6 +210,37 @@ class Hazards(bed.Bed):
         for name, data in want.items():
             self.assertEqual((self.nas / name).read_bytes(), data, name)
 
+    def test_h38_a_reused_device_number_is_another_filesystem(self):
+        """The kernel hands the number of an overlay that has ended to the next
+        one: a cutover that looks for those left on its own then saw the
+        descriptors of another migration's attach, and put them elsewhere."""
+        disk2, nas2 = self.volume("disk2", 200), self.volume("nas2", 200)
+        for n, disk in enumerate((self.disk, disk2)):
+            bed.fill(disk, mb=5, files=50, seed=n)
+        first, second = bed.tree(self.disk), bed.tree(disk2)
+
+        def overlay_dev(source):
+            state = self.state / self.status(source)["id"] / "supervisor.json"
+            return json.loads(state.read_text())["settings"]["overlay_dev"]
+
+        self.start("--cutover=wait", "--wait",
+                   env={"LIVEMV_FAULTS": "cutover.rest=delay:1500"})
+        ended = overlay_dev(self.disk)
+        self.livemv("cutover", self.disk)
+        self.wait_state("moved")
+        # The re-anchorer of the first looks three times from here on, while
+        # that of the second has the overlay's mount open and attaches it.
+        self.start("--cutover=wait", source=disk2, target=nas2,
+                   env={"LIVEMV_FAULTS": "attach.scanned=delay:4000"}, timeout=60)
+        self.assertEqual(overlay_dev(disk2), ended, "the number was not used again")
+        self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        self.assertEqual(bed.difference(first, bed.tree(self.disk)), "", self.logs())
+        self.assertEqual(bed.difference(second, bed.tree(disk2)), "", self.logs())
+        self.wait_state("synced", of=disk2)
+        self.livemv("cutover", disk2, "--wait")
+        self.assertEqual(os.stat(disk2).st_dev, os.stat(nas2).st_dev)
+        self.assertEqual(bed.difference(second, bed.tree(disk2)), "", self.logs())
+
     def test_h13_a_placeholder_is_told_from_an_empty_file(self):
         (self.disk / "empty").write_bytes(b"")
         self.start("--cutover=wait", "--wait")

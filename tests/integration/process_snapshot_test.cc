@@ -191,6 +191,20 @@ TEST_F(ProcessSnapshot, CwdAndDescriptorsWithFlagsAndPosition) {
   EXPECT_EQ(JudgeOf(snapshot, holder).movability, Movability::kMovable);
 }
 
+// The number of a filesystem that has ended is another's by now.
+TEST_F(ProcessSnapshot, WhatIsSeenUnderAPassedOnNumberIsNotTheTrees) {
+  Child child([&] { return chdir(In("sub").c_str()) == 0; });
+  ASSERT_TRUE(child.held());
+  int asked = 0;
+  tree_.lives = [&] { return ++asked > 2; };
+  EXPECT_THAT(MustCapture().holders, IsEmpty());
+  auto one = CaptureOne(tree_, child.pid(), options_);
+  ASSERT_TRUE(one);
+  EXPECT_TRUE(one->Empty());
+  EXPECT_EQ(asked, 2);
+  EXPECT_THAT(MustCapture().holders, SizeIs(1));
+}
+
 TEST_F(ProcessSnapshot, NeighboursWithTheSamePrefixAreNotInTheTree) {
   Child child([&] {
     return chdir((base_ + "/the tree 2").c_str()) == 0 &&

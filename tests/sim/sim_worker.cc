@@ -143,9 +143,9 @@ void SimWorker::MakeNames() {
   hooks.in_use = [this](FileId id) {
     return host.on->burial_in_use && fs->InUse(id);
   };
-  hooks.gone = [this](FileId id) {
-    data->Forget(id);
+  hooks.forget = [this](FileId id) {
     engine->Forget(id);
+    return ledger->Forget(id);
   };
   hooks.sync_source = [this]() -> Status {
     return host.on->burial_sync ? barrier->Now() : Status{};

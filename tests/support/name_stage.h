@@ -142,7 +142,7 @@ struct Worker {
     victims = std::make_unique<copy::Victims>(
         &lane, applier.get(),
         copy::Victims::Hooks{[this](FileId id) { return fs->InUse(id); },
-                             [this](FileId id) { data->Forget(id); },
+                             [this](FileId id) { return ledger->Forget(id); },
                              [this] { return barrier->Now(); }});
     copy::Barrier::Options options;
     options.target_is_durable = durable_target;

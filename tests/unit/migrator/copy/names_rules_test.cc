@@ -359,6 +359,33 @@ TEST_F(Names, ADeletedFileKeepsItsBytesWhileItIsOpen) {
   EXPECT_FALSE(worker_->objects->Find(id).has_value());
 }
 
+// The copier may hold a file's record while the file is buried; what it says of
+// it then must not follow "forgotten" in the journal, which a successor would
+// have to call damaged.
+TEST_F(Names, AForgottenFileTakesNoMoreFacts) {
+  Start();
+  const FileId id = CreateFile(kRootId, "f", "x");
+  fusefs::FileRef held = worker_->table->Get(id);
+  MustDo(fs().Unlink(kRootId, "f"));
+  fs().Forget(id);
+  ExpectSettles();
+  ASSERT_FALSE(worker_->objects->Find(id).has_value());
+  {
+    core::MutexLock lock(held->mu);
+    MustDo(worker_->ledger->AppendLocked(
+        *held, state::RemoteFact{id, 0, 1}));
+    worker_->table->Account(&*held);
+  }
+  EXPECT_EQ(worker_->table->GetTotals().bytes_below_end, 0u);
+  // Somebody who comes later begins anew.
+  EXPECT_FALSE(worker_->table->Get(id)->facts.pinned);
+  held.Reset();
+  EXPECT_FALSE(worker_->table->Find(id));
+  MustDo(worker_->journal->SyncAll());
+  Start();
+  ExpectSettles();
+}
+
 TEST_F(Names, ADeletedDirectoryCanBeLookedAtUntilItIsForgotten) {
   PlantDir("d");
   Start();

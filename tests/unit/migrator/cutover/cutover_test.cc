@@ -74,6 +74,21 @@ TEST_F(CutoverTest, MovesEverybodyToTheTargetWhichTakesThePath) {
   EXPECT_EQ(m_.OpenFakeFds(), 0);
 }
 
+// Our overlay has ended, what has its number is another's.
+TEST_F(CutoverTest, ADrainLeavesTheNextOwnerOfTheNumberAlone) {
+  m_.Writer(10, kOverlay);
+  request_.overlay_tree.lives = [] { return false; };
+  std::string before = m_.Picture();
+  Outcome outcome = RunDrain(m_.MakeDeps(), request_);
+  EXPECT_TRUE(outcome.status);
+  EXPECT_EQ(m_.Acts("DetachTop"), 0);
+  EXPECT_EQ(m_.Acts("AttachAt"), 0);
+  ExpectNothingChanged(before);
+  request_.overlay_tree.lives = nullptr;
+  EXPECT_TRUE(RunDrain(m_.MakeDeps(), request_).status);
+  ExpectEverybodyOn(kTarget);
+}
+
 TEST_F(CutoverTest, TheTruthIsDurableBeforeTheFirstThawAndThePathSwitched) {
   m_.Writer(10, kOverlay);
   ASSERT_TRUE(Run().status);
@@ -198,6 +213,18 @@ TEST_F(CutoverTest, BytesThatAreNotOnTheTargetYetAreNotCutOver) {
   EXPECT_THAT(m_.events, ElementsAre(Event::kCutover, Event::kCutoverGivenUp));
   EXPECT_FALSE(outcome.froze);
   ExpectNothingChanged(before);
+}
+
+// Nobody holds anything, so nobody is frozen; the gate has its limit still.
+TEST_F(CutoverTest, ASlowDrainIsNotATargetThatIsAway) {
+  m_.fail["DrainAndGate"] = Broken(ErrorCode::kTimeout);
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_FALSE(outcome.froze);
+  EXPECT_FALSE(outcome.unreachable);
+  m_.fail["FlushRound"] = Broken(ErrorCode::kTimeout);
+  EXPECT_TRUE(Run().unreachable);
+  EXPECT_TRUE(Run().status);
 }
 
 TEST_F(CutoverTest, ATargetThatIsIncompleteAfterTheDrainPutsAllBack) {

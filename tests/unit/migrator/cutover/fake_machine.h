@@ -180,7 +180,7 @@ class FakeMachine : public ProcessScanner,
       if (seen.insert(p.ns).second)
         snapshot.namespaces.push_back({p.ns, pid});
       proc::Holder holder = HolderOf(tree.dev, pid, p);
-      if (!options.exclude.contains(pid) && !holder.Empty())
+      if (!options.exclude.contains(pid) && !holder.Empty() && tree.Lives())
         snapshot.holders.push_back(std::move(holder));
     }
     return snapshot;
@@ -190,6 +190,8 @@ class FakeMachine : public ProcessScanner,
     auto p = processes.find(pid);
     if (p == processes.end())
       return Fail(ErrorCode::kGone, "no such process");
+    if (!tree.Lives())
+      return proc::Holder();
     proc::Holder holder = HolderOf(tree.dev, pid, p->second);
     if (p->second.frozen)
       holder.tracer = 4711;
