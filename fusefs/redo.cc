@@ -78,6 +78,7 @@ core::Result<Redo::Records::iterator> Redo::Dirty(const Place& place) {
     unapplied_[place.id]++;
   }
   it->second.generation++;
+  made_++;
   return it;
 }
 
@@ -437,6 +438,8 @@ Redo::Counters Redo::Count() {
     if (std::exchange(first, false))
       c.oldest_ns = now - place.began_ns;
   }
+  c.dirty = records_.size();
+  c.made = made_;
   c.set_aside = set_aside_;
   c.taken = taken_;
   c.owed = owed_.size();
@@ -471,6 +474,7 @@ core::Status Redo::Owe(FileId id) {
   {
     core::MutexLock lock(mu_);
     owed_[id] = ++owed_generation_;
+    made_++;
   }
   return journal_->Sync(seq);
 }

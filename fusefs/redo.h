@@ -128,6 +128,8 @@ class Redo {
 
   struct Counters {
     uint64_t pending = 0;      // dirty places, those set aside included
+    uint64_t dirty = 0;        // the same with those put off by MarkLazily
+    uint64_t made = 0;         // times that a place or a debt became dirty, ever
     uint64_t set_aside = 0;
     uint64_t older_than_barrier = 0;  // pending since before the last barrier
     int64_t oldest_ns = 0;     // age of the oldest pending place
@@ -221,6 +223,7 @@ class Redo {
   uint64_t age_ = 1;
   uint64_t set_aside_ = 0;
   uint64_t taken_ = 0;
+  uint64_t made_ = 0;
   bool hold_attrs_ = false;
   std::string last_error_;
 };

@@ -242,7 +242,7 @@ void Worker::Prove() {
   const MigrationState state = phase.state();
   if (state != MigrationState::kCopying && state != MigrationState::kSynced)
     return;
-  why_not_synced_ = parts_->WhyNotSynced();
+  why_not_synced_ = parts_->Proof().WhyNotSynced().value_or("");
   const int64_t now = MonotonicNs();
   if (why_not_synced_.empty())
     unproved_since_ns_ = 0;

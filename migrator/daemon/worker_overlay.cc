@@ -143,25 +143,6 @@ Result<FlushReport> WorkerOverlay::FlushOnce(int64_t deadline_ns) {
   return report;
 }
 
-Status WorkerOverlay::WhyTargetIsIncomplete() {
-  fusefs::Redo::Counters redo = parts_->redo->Count();
-  if (redo.set_aside > 0)
-    return Fail(ErrorCode::kConflict,
-                "the target refused " + std::to_string(redo.set_aside) +
-                    " names or attributes: " + redo.last_error);
-  if (redo.pending > 0)
-    return Fail(ErrorCode::kConflict,
-                std::to_string(redo.pending) +
-                    " names or attributes are not on the target yet");
-  if (redo.owed > 0 || !parts_->scanner->Done())
-    return Fail(ErrorCode::kConflict, "a directory is to be compared again");
-  if (!parts_->engine->Idle())
-    return Fail(ErrorCode::kConflict, "bytes are to be copied again");
-  if (!parts_->cutter->Idle())
-    return Fail(ErrorCode::kConflict, "a file is to be cut on the target");
-  return {};
-}
-
 Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
   TRY(core::FaultPoint("gate.drain"));
   core::HoldLogs();
@@ -182,7 +163,8 @@ Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
   if (complete_it)
     complete = [&]() -> Status {
       TRY(parts_->applier->Drain(deadline_ns, true));
-      TRY(WhyTargetIsIncomplete());
+      if (auto why = parts_->Proof().WhyNotComplete())
+        return Fail(ErrorCode::kConflict, *why);
       TRY(core::FaultPoint("gate.applied"));
       std::lock_guard lock(parts_->victims_mu);
       private_removed_ = true;

@@ -52,7 +52,6 @@ class WorkerOverlay final : public cutover::OverlayControl {
   core::Result<core::UniqueFd> OpenByHint(const cutover::OpenAsk& ask,
                                           uint64_t target_ino);
   core::Result<cutover::FlushReport> FlushOnce(int64_t deadline_ns);
-  core::Status WhyTargetIsIncomplete();
   void DropCaches();
   // Takes the marks off some placeholders; false if none is left.
   core::Result<bool> SweepMarks();

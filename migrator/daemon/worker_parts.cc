@@ -5,7 +5,6 @@
 #include <pthread.h>
 
 #include "core/log.h"
-#include "migrator/copy/name_proof.h"
 #include "migrator/daemon/channel.h"
 #include "migrator/daemon/small_files.h"
 
@@ -271,15 +270,8 @@ void WorkerParts::StopThreads() {
     barrier->WakeAll();
 }
 
-std::string WorkerParts::WhyNotSynced() {
-  if (std::optional<std::string> why =
-          copy::WhyNamesAreNotSynced(lane, scanner.get()))
-    return *why;
-  if (!engine->Idle())
-    return "bytes are being copied";
-  if (!cutter->Idle())
-    return "a file is to be cut on the target";
-  return {};
+copy::SyncProof WorkerParts::Proof() {
+  return {&lane, scanner.get(), engine.get(), cutter.get()};
 }
 
 }  // namespace livemv::daemon

@@ -35,6 +35,7 @@
 #include "migrator/copy/copy_back.h"
 #include "migrator/copy/copy_engine.h"
 #include "migrator/copy/name_lane.h"
+#include "migrator/copy/sync_proof.h"
 #include "migrator/copy/tree_scanner.h"
 #include "migrator/copy/victims.h"
 #include "migrator/daemon/handoff.h"
@@ -59,8 +60,7 @@ struct WorkerParts {
   // Asks every thread to end; does not wait.
   void StopThreads();
 
-  // Why the target is not proved to be complete; empty: it is.
-  std::string WhyNotSynced();
+  copy::SyncProof Proof();
 
   Settings settings;
   bool resumed = false;

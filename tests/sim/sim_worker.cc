@@ -228,25 +228,16 @@ void SimWorker::Stop() {
   barrier->WakeAll();
 }
 
-std::string SimWorker::WhyNotSynced() {
-  if (auto why = copy::WhyNamesAreNotSynced(lane, scanner.get()))
-    return *why;
-  if (!engine->Idle())
-    return "bytes are being copied " + engine->GetProgress().reason;
-  if (!cutter->Idle())
-    return "a file is to be cut on the target";
-  return {};
+copy::SyncProof SimWorker::Proof() {
+  return {&lane, scanner.get(), engine.get(), cutter.get()};
 }
 
 Status SimWorker::Commit() {
   TRY(applier->Drain(host.sys->MonotonicNs() + 60'000'000'000, true));
   TRY(ledger->SyncTarget());
   TRY(applier->Drain(host.sys->MonotonicNs() + 60'000'000'000, true));
-  fusefs::Redo::Counters counts = redo->Count();
-  if (counts.pending > 0 || counts.owed > 0 || !scanner->Done())
-    return core::Fail(core::ErrorCode::kConflict, "names are not applied");
-  if (!engine->Idle() || !cutter->Idle())
-    return core::Fail(core::ErrorCode::kConflict, "bytes are not copied");
+  if (auto why = Proof().WhyNotComplete())
+    return core::Fail(core::ErrorCode::kConflict, *why);
   core::MutexLock lock(victims_mu_);
   TRY(victims->RemovePrivate());
   return fs->SetServing(Serving::kTargetOnly);

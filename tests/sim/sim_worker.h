@@ -24,7 +24,7 @@
 #include "migrator/copy/barrier.h"
 #include "migrator/copy/copy_back.h"
 #include "migrator/copy/copy_engine.h"
-#include "migrator/copy/name_proof.h"
+#include "migrator/copy/sync_proof.h"
 #include "migrator/copy/tree_scanner.h"
 #include "migrator/copy/victims.h"
 #include "tests/sim/fibers.h"
@@ -94,7 +94,7 @@ class SimWorker {
   void Stop();
   // As WorkerOverlay::BeginAbort.
   core::Status BeginAbort();
-  std::string WhyNotSynced();
+  copy::SyncProof Proof();
   // As WorkerOverlay::DrainAndGate and CommitTarget, nothing being in flight.
   core::Status Commit();
   // As WorkerOverlay::CommitSource, when copy-back has nothing left.

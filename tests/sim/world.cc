@@ -456,7 +456,7 @@ void World::Finish() {
       why = committed.error().ToString();
       continue;
     }
-    why = worker_->WhyNotSynced();
+    why = worker_->Proof().WhyNotSynced().value_or("");
     if (!why.empty())
       continue;
     Say("=== synced");

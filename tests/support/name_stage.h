@@ -22,7 +22,7 @@
 #include "fusefs/overlay_fs.h"
 #include "migrator/copy/applier.h"
 #include "migrator/copy/barrier.h"
-#include "migrator/copy/name_proof.h"
+#include "migrator/copy/sync_proof.h"
 #include "migrator/copy/tree_scanner.h"
 #include "migrator/copy/victims.h"
 
@@ -181,6 +181,8 @@ struct Worker {
     }
     MustDo(barrier->Now());
   }
+
+  copy::SyncProof Proof() { return {&lane, scanner.get(), nullptr, nullptr}; }
 
   core::Syscalls* sys;
   bool resumed = false;

@@ -58,8 +58,7 @@ class Play {
     ForgetDeleted();
     worker_->Settle();
     EXPECT_EQ(Differences(*worker_), "");
-    auto why = copy::WhyNamesAreNotSynced(worker_->lane,
-                                          worker_->scanner.get());
+    auto why = worker_->Proof().WhyNotSynced();
     EXPECT_FALSE(why.has_value()) << *why;
     EXPECT_EQ(NamesIn(&sys_, worker_->objects->SlotsFd()),
               std::vector<std::string>{});

@@ -436,13 +436,31 @@ TEST_F(Names, ANameThatTheTargetRefusesIsSetAsideAndTriedAgain) {
       << aside[0].reason;
   MustDo(worker_->barrier->Now());
   auto why =
-      copy::WhyNamesAreNotSynced(worker_->lane, worker_->scanner.get());
+      worker_->Proof().WhyNotSynced();
   ASSERT_TRUE(why.has_value());
   EXPECT_NE(why->find("set aside"), std::string::npos);
   // A new change of the entry is reason enough to try.
   MustDo(fs().Rename(kRootId, "f", kRootId, "g", 0));
   ExpectSettles();
   EXPECT_EQ(OnTarget("g"), "x");
+}
+
+// The copier's write moves the times of a file that was made equal before; that
+// is put off while nobody waits, and was once committed without.
+TEST_F(Names, TimesThatAreDueLaterKeepTheTargetFromBeingComplete) {
+  Start();
+  const FileId f = CreateFile(kRootId, "f", "x");
+  ExpectSettles();
+  sys_.AdvanceClock(1'000'000);
+  MustDo(worker_->applier->Drain(INT64_MAX, true));
+  EXPECT_EQ(worker_->Proof().WhyNotComplete(), std::nullopt);
+  MustDo(worker_->redo->BeginWrite(f));
+  MustDo(worker_->redo->EndWrite(f));
+  EXPECT_EQ(worker_->redo->Count().pending, 0u);
+  EXPECT_NE(worker_->Proof().WhyNotComplete(), std::nullopt);
+  sys_.AdvanceClock(1'000'000);
+  MustDo(worker_->applier->Drain(INT64_MAX, true));
+  EXPECT_EQ(worker_->Proof().WhyNotComplete(), std::nullopt);
 }
 
 TEST_F(Names, ATargetThatFailsForAWhileIsTriedAgain) {
