@@ -94,7 +94,12 @@ bool Applier::Step() {
     return true;
   }
   core::Status status = [&]() -> core::Status {
-    TRY(SyncEntry(id, job->place.name));
+    ASSIGN_OR_RETURN(Seen seen, SyncEntry(id, job->place.name));
+    // The scanner leaves to us what fails at first, and goes no deeper there.
+    if (seen.id != state::kNoFile && S_ISDIR(seen.st.stx_mode) && scan_wanted_)
+      scan_wanted_(seen.id);
+    if (seen.id != state::kNoFile && lane_->host_went_down)
+      TRY(lane_->redo->Mark({seen.id, {}}));
     // The directory's times moved on the source, whatever the target needed.
     if (lane_->objects->Find(id))
       TRY(lane_->redo->Mark({id, {}}));

@@ -36,7 +36,8 @@ class Applier {
 
   // Where the directories were placed by a predecessor; before any other call.
   void Adopt(const state::RecoveredState& state);
-  // scan_wanted: a directory was placed, so its names are to be compared once.
+  // scan_wanted: a directory has its object, so its names are to be compared
+  // once.
   // owed: Redo has a new owed comparison. Both before Step.
   void SetScanner(std::function<void(FileId)> scan_wanted,
                   std::function<void()> owed) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/fault_points.h"
 #include "core/log.h"
 #include "migrator/daemon/children.h"
 #include "migrator/daemon/exit_code.h"
@@ -460,6 +461,8 @@ void Worker::OverlayEnded(StopReason reason) {
     // The supervisor starts a successor, which gets the unanswered requests.
     ::_exit(1);
   }
+  if (Status passed = core::FaultPoint("worker.overlay_gone"); !passed)
+    LOG_WARN("{}", passed.error().ToString());
   // A re-anchorer that is just finishing may still advance the state.
   std::lock_guard lock(overlay_mu_);
   PhaseKeeper& phase = *parts_->phase;

@@ -223,16 +223,19 @@ class Hazards(bed.Bed):
             state = self.state / self.status(source)["id"] / "supervisor.json"
             return json.loads(state.read_text())["settings"]["overlay_dev"]
 
-        self.start("--cutover=wait", "--wait",
-                   env={"LIVEMV_FAULTS": "cutover.rest=delay:1500"})
+        # The overlay of the first ends, and its worker notices late.
+        self.start("--cutover=wait", "--wait", env={"LIVEMV_FAULTS":
+                   "cutover.rest=delay:1500;worker.overlay_gone=delay:12000"})
         ended = overlay_dev(self.disk)
         self.livemv("cutover", self.disk)
-        self.wait_state("moved")
+        bed.poll("the end of the overlay", lambda: os.stat(self.disk).st_dev ==
+                 os.stat(self.nas).st_dev)
         # The re-anchorer of the first looks three times from here on, while
-        # that of the second has the overlay's mount open and attaches it.
+        # that of the second has its overlay's mount open and attaches it.
         self.start("--cutover=wait", source=disk2, target=nas2,
                    env={"LIVEMV_FAULTS": "attach.scanned=delay:4000"}, timeout=60)
         self.assertEqual(overlay_dev(disk2), ended, "the number was not used again")
+        self.wait_state("moved")
         self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
         self.assertEqual(bed.difference(first, bed.tree(self.disk)), "", self.logs())
         self.assertEqual(bed.difference(second, bed.tree(disk2)), "", self.logs())

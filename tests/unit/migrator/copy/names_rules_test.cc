@@ -447,6 +447,30 @@ TEST_F(Names, ANameThatTheTargetRefusesIsSetAsideAndTriedAgain) {
 
 // The copier's write moves the times of a file that was made equal before; that
 // is put off while nobody waits, and was once committed without.
+// A successor's scan meets a directory that has its object already, and the
+// target fails once: what is below is read all the same.
+TEST_F(Names, ADirectoryWhoseComparisonFailedOnceIsReadAllTheSame) {
+  PlantDir("d");
+  PlantFile("d/f");
+  Start();
+  while (!sys_.InoOf(target_, "d"))
+    ASSERT_TRUE(worker_->scanner->Step());
+  ASSERT_FALSE(sys_.InoOf(target_, "d/f"));
+  Start();
+  bool once = true;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (!once || call.fs != target_ || call.name != std::string("StatAt"))
+      return 0;
+    once = false;
+    return EIO;
+  };
+  while (once)
+    ASSERT_TRUE(worker_->scanner->Step());
+  sys_.on_call = nullptr;
+  ExpectSettles();
+  EXPECT_TRUE(sys_.InoOf(target_, "d/f").has_value());
+}
+
 TEST_F(Names, TimesThatAreDueLaterKeepTheTargetFromBeingComplete) {
   Start();
   const FileId f = CreateFile(kRootId, "f", "x");
