@@ -227,9 +227,12 @@ std::string RenderListLine(const MigrationStatus& s) {
 
 std::string RenderProgress(const MigrationStatus& s) {
   std::string out =
-      s.state + ": " + FormatBytes(s.bytes.copied + s.bytes.remote) + "/" +
+      s.state + ": " +
+      FormatBytes(std::min(s.bytes.total, s.bytes.copied + s.bytes.remote)) +
+      "/" +
       FormatBytes(s.bytes.total) + " " + Share(s) + ", " +
-      FormatCount(s.files.copied + s.files.remote) + "/" +
+      FormatCount(std::min(s.files.total, s.files.copied + s.files.remote)) +
+      "/" +
       FormatCount(s.files.total) + " files";
   if (s.state == "copying" || s.state == "aborting") {
     out += ", " + Rate(s.rate) + ", ETA ";

@@ -288,7 +288,9 @@ MigrationStatus Worker::MakeStatus() {
   s.files.copied = progress.files_copied;
   s.rate = progress.bytes_per_second;
   s.redo_left = redo.pending;
-  if (state == MigrationState::kSynced) {
+  if (state == MigrationState::kSynced ||
+      state == MigrationState::kCuttingOver ||
+      state == MigrationState::kDraining || state == MigrationState::kMoved) {
     // What was proved counts, whatever the order in which it was met.
     s.bytes.copied = s.bytes.total - s.bytes.remote;
     s.files.copied = s.files.total - std::min(s.files.total, s.files.remote);
@@ -348,9 +350,6 @@ void Worker::BeginAbort(uint64_t n) {
     Status begun = overlay_.BeginAbort("by the operator");
     if (!begun) {
       abort_running_ = false;
-      const bool conflict = begun.error().code == ErrorCode::kConflict;
-      if (!conflict && parts_->phase->state() != MigrationState::kAborting)
-        parts_->engine->Resume();
       return Answer(n, Exit::kBlocked, begun.error().ToString());
     }
     PushStatus();

@@ -293,10 +293,16 @@ Status WorkerOverlay::BeginAbort(const std::string& reason) {
                     " bytes) are free. Nothing was changed. Make room on the "
                     "source's filesystem outside the directory, or let the "
                     "move finish");
+  const bool paused = parts_->phase->state() == MigrationState::kPaused;
   parts_->engine->Pause();
-  TRY(parts_->phase->Advance(Event::kAbort, reason));
-  return parts_->fs->SetServing(Serving::kAborting,
-                                MonotonicNs() + 10'000'000'000);
+  // In one step: an abort that the journal knows and the overlay does not
+  // would bring nothing back.
+  Status begun = parts_->fs->SetServing(
+      Serving::kAborting, MonotonicNs() + 10'000'000'000,
+      [&] { return parts_->phase->Advance(Event::kAbort, reason); });
+  if (!begun && !paused)
+    parts_->engine->Resume();
+  return begun;
 }
 
 Result<uint64_t> WorkerOverlay::LeftToBringBack() {
