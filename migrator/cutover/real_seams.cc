@@ -78,18 +78,27 @@ int Comparable(int flags) {
 class RealDescriptorOps : public DescriptorOps {
  public:
   // Through the magic link, which leads to the inode itself and asks no
-  // filesystem; the handle is made of what the kernel has in memory.
-  Result<std::string> ObjectAt(const Seat& seat) override {
+  // filesystem; the handle is made of what the kernel has in memory. Pinned
+  // first: the number may be another file's at the next call.
+  Result<ObjectRef> ObjectAt(const Seat& seat) override {
     std::string link = LinkOf(seat);
+    UniqueFd pin(::open(link.c_str(), O_PATH | O_CLOEXEC));
+    if (!pin)
+      return FailSys(errno, "open " + link);
     alignas(file_handle) char buf[sizeof(file_handle) + MAX_HANDLE_SZ];
     auto* handle = reinterpret_cast<file_handle*>(buf);
     handle->handle_bytes = MAX_HANDLE_SZ;
     int mount_id;
-    if (::name_to_handle_at(AT_FDCWD, link.c_str(), handle, &mount_id,
-                            AT_SYMLINK_FOLLOW) < 0)
+    if (::name_to_handle_at(pin.Get(), "", handle, &mount_id, AT_EMPTY_PATH) <
+        0)
       return FailSys(errno, "name_to_handle_at " + link);
-    return ObjectName(handle->handle_type, handle->f_handle,
-                      handle->handle_bytes);
+    struct statx st;
+    if (::statx(pin.Get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO,
+                &st) < 0)
+      return FailSys(errno, "statx " + link);
+    return ObjectRef{ObjectName(handle->handle_type, handle->f_handle,
+                                handle->handle_bytes),
+                     st.stx_ino};
   }
 
   Result<UniqueFd> OpenBeneath(int dirfd, const std::string& path, int flags,

@@ -63,7 +63,7 @@ class Round {
     std::vector<Opening> openings;
     for (size_t i = 0; i < plan.wants.size(); ++i) {
       if (keys[i].object.empty())
-        continue;  // its process is gone, or has closed it
+        continue;  // its process is gone, or has closed or replaced it
       openings.push_back({&plan.wants[i], &keys[i], {}, {}});
       if (!plan.wants[i].cwd && deps_.files->HasOwner(plan.wants[i].sample))
         owned_.insert(keys[i]);
@@ -88,10 +88,17 @@ class Round {
     for (size_t i = 0; i < plan.wants.size(); ++i) {
       const Want& want = plan.wants[i];
       auto object = deps_.files->ObjectAt(want.sample);
-      if (object)
-        keys[i] = {std::move(*object), want.flags, want.view};
+      if (!object) {
+        if (reasons != nullptr)
+          (*reasons)[i] = object.error().ToString();
+        continue;
+      }
+      // Before the freeze the number may stand for another file by now, which
+      // must not be found under what is opened for this one.
+      if (object->ino == want.ino)
+        keys[i] = {std::move(object->name), want.flags, want.view};
       else if (reasons != nullptr)
-        (*reasons)[i] = object.error().ToString();
+        (*reasons)[i] = "it is another file than a moment ago";
     }
     return keys;
   }

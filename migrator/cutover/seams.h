@@ -44,12 +44,19 @@ struct Seat {
   int number = -1;
 };
 
+// An inode, looked at once.
+struct ObjectRef {
+  // The filesystem's handle, type and bytes, which holds a generation and so
+  // is never another inode's.
+  std::string name;
+  uint64_t ino = 0;
+};
+
 class DescriptorOps {
  public:
   virtual ~DescriptorOps() = default;
-  // What inode it is: the filesystem's handle, type and bytes, which holds a
-  // generation and so is never another inode's. Asks no worker and no server.
-  virtual core::Result<std::string> ObjectAt(const Seat& seat) = 0;
+  // What inode it is. Asks no worker and no server.
+  virtual core::Result<ObjectRef> ObjectAt(const Seat& seat) = 0;
   // Opens path below dirfd with exactly these flags (O_CLOEXEC is added), no
   // link and no mount crossed. kConflict if what is there is not inode ino.
   virtual core::Result<core::UniqueFd> OpenBeneath(int dirfd,

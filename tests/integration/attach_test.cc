@@ -36,7 +36,7 @@ using core::UniqueFd;
 // files that nobody removes.
 class InodeObjects : public DescriptorOps {
  public:
-  Result<std::string> ObjectAt(const Seat& seat) override {
+  Result<ObjectRef> ObjectAt(const Seat& seat) override {
     std::string link = "/proc/" + std::to_string(seat.pid) + "/task/" +
                        std::to_string(seat.tid) +
                        (seat.number < 0 ? "/cwd"
@@ -46,7 +46,7 @@ class InodeObjects : public DescriptorOps {
       return core::FailSys(errno, "stat " + link);
     uint32_t words[3] = {static_cast<uint32_t>(st.st_ino >> 32),
                          static_cast<uint32_t>(st.st_ino), 1};
-    return ObjectName(0x81, words, sizeof words);
+    return ObjectRef{ObjectName(0x81, words, sizeof words), st.st_ino};
   }
   Result<UniqueFd> OpenBeneath(int dirfd, const std::string& path, int flags,
                                uint64_t ino) override {

@@ -43,6 +43,20 @@ class AttachTest : public ::testing::Test {
   bool cancelled_ = false;
 };
 
+// Between the scan and the look at what the number stands for, the process
+// closes the file and opens another under the same number.
+TEST_F(AttachTest, ANumberThatIsAnotherFilesByNowGetsThatFile) {
+  m_.Writer(10).cwd = -1;
+  const int other = m_.Open("g", O_WRONLY | O_APPEND, 5);
+  m_.then["ObjectAt"] = [&] { m_.processes[10].fds[3] = other; };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  ExpectEverybodyOn(kOverlay);
+  const FakeDescription& is = m_.descriptions.at(m_.processes[10].fds[3]);
+  EXPECT_EQ(is.path, "g");
+  EXPECT_EQ(is.pos, 5);
+}
+
 TEST_F(AttachTest, MovesEveryHolderKeepsWhatItSeesAndStartsTheRedirect) {
   m_.Writer(10);
   FakeProcess& p = m_.Writer(11);

@@ -210,13 +210,15 @@ class FakeMachine : public ProcessScanner,
   Result<uint64_t> OwnMountNamespace() override { return kOwnNs; }
 
   // ---- DescriptorOps
-  Result<std::string> ObjectAt(const Seat& seat) override {
+  Result<ObjectRef> ObjectAt(const Seat& seat) override {
+    TRY(Act("ObjectAt"));
     const FakeDescription* d = At(seat);
     if (d == nullptr)
       return Fail(ErrorCode::kGone, "closed");
     uint64_t ino = files.at(d->path);
     uint32_t words[3] = {0, static_cast<uint32_t>(ino), 1};
-    return ObjectName(d->dev == kOverlay ? 0x81 : 1, words, sizeof words);
+    return ObjectRef{
+        ObjectName(d->dev == kOverlay ? 0x81 : 1, words, sizeof words), ino};
   }
   Result<UniqueFd> OpenBeneath(int dirfd, const std::string& path, int flags,
                                uint64_t ino) override {
