@@ -15,15 +15,18 @@
 #include <cstring>
 
 #include "core/log.h"
+#include "core/thread_priority.h"
 #include "fusefs/fuse_wire.h"
 
 namespace livemv::fusefs {
 namespace {
 
-// Beyond these, a thread that runs out of work ends.
-constexpr int kMaxIdle = 8;
+// Made at the start and kept; those that a burst needs beyond them end again.
+// A thread takes milliseconds to make, since its buffer and stack are locked:
+// made at the thaw after attach they cost more than all that was asked for.
+constexpr int kKeptThreads = 32;
 // Small, because mlockall(MCL_FUTURE) makes all of it resident.
-constexpr size_t kStackBytes = 512 << 10;
+constexpr size_t kStackBytes = 256 << 10;
 // Room for the headers in front of max_write bytes of data.
 constexpr size_t kHeaderRoom = 4096;
 
@@ -108,7 +111,8 @@ core::Status Session::Start(bool resume) {
   std::unique_lock lock(mu_);
   CHECK(!started_);
   started_ = true;
-  SpawnLocked();
+  for (int i = 0; i < std::min(kKeptThreads, options_.max_threads); i++)
+    SpawnLocked();
   if (threads_ == 0)
     return core::Fail(core::ErrorCode::kInvalid,
                       "FUSE session: no thread can be started");
@@ -175,6 +179,7 @@ void Session::SpawnLocked() {
 
 void Session::ThreadMain() {
   pthread_setname_np(pthread_self(), "fuse");
+  core::ScopedRank rank(core::Rank::kAheadOfApplications);
   {
     PageBuffer buffer(options_.max_write + kHeaderRoom);
     // One epoll descriptor a thread: EPOLLEXCLUSIVE then wakes one thread a
@@ -206,7 +211,7 @@ bool Session::ServeOne(int epoll, char* buf, size_t size) {
       if (idle_ == 0)
         SpawnLocked();
     } else {
-      if (idle_ >= kMaxIdle)
+      if (idle_ >= kKeptThreads)
         return false;
       idle_++;
     }

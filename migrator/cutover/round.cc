@@ -7,6 +7,7 @@
 
 #include "core/fault_points.h"
 #include "core/log.h"
+#include "core/thread_priority.h"
 #include "migrator/proc/verdict.h"
 
 namespace livemv::cutover {
@@ -42,6 +43,7 @@ class Round {
     TRY(Pass(request_.faults.opened));
     TRY(deps_.Continue("before the freeze"));
     core::HoldLogs();
+    core::ScopedRank rank(core::Rank::kAheadOfApplications);
     Status status = Freeze();
     if (status)
       status = Change();

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "core/log.h"
+#include "core/thread_priority.h"
 #include "migrator/daemon/channel.h"
 #include "migrator/daemon/small_files.h"
 
@@ -24,6 +25,7 @@ constexpr int kDoubleWriters = 8;
 constexpr int kAppliers = 2;
 constexpr int kScanners = 2;
 constexpr int kCopiers = 2;
+constexpr std::chrono::milliseconds kFirstSyncAfter(300);
 
 Serving ModeOf(PhaseKeeper& phase) {
   switch (phase.state()) {
@@ -218,7 +220,10 @@ void WorkerParts::Thread(const char* name, std::function<void()> body) {
 
 void WorkerParts::StartServing() {
   for (int i = 0; i < kDoubleWriters; i++)
-    Thread("double", [this] { doubles->Run(stop_); });
+    Thread("double", [this] {
+      core::ScopedRank rank(core::Rank::kAheadOfApplications);
+      doubles->Run(stop_);
+    });
 }
 
 void WorkerParts::StartCopying() {
@@ -235,14 +240,26 @@ void WorkerParts::StartCopying() {
   engine->EnqueueUnfinished(recovered);
   scanner->Start();
   for (int i = 0; i < kScanners; i++)
-    Thread("scanner", [this] { scanner->Run(stop_); });
+    Thread("scanner", [this] {
+      core::ScopedRank rank(core::Rank::kBehindApplications);
+      scanner->Run(stop_);
+    });
   for (int i = 0; i < kAppliers; i++)
     Thread("applier", [this] { applier->Run(stop_); });
   for (int i = 0; i < kCopiers; i++)
-    Thread("copier", [this] { engine->Run(stop_); });
+    Thread("copier", [this] {
+      core::ScopedRank rank(core::Rank::kBehindApplications);
+      engine->Run(stop_);
+    });
   Thread("cutter", [this] { cutter->Run(stop_); });
-  Thread("barrier", [this] { barrier->Run(stop_); });
+  // Not at once: every writer's first byte after the redirect waits for the
+  // journal, and should not wait behind a sync of whole filesystems.
+  Thread("barrier", [this] {
+    std::this_thread::sleep_for(kFirstSyncAfter);
+    barrier->Run(stop_);
+  });
   Thread("burial", [this] {
+    std::this_thread::sleep_for(kFirstSyncAfter);
     while (!stop_) {
       {
         std::lock_guard lock(victims_mu);

@@ -11,7 +11,7 @@
 //                  plain offset
 //       Ends after S seconds, on SIGTERM, or when PATH exists; then writes
 //       OUT: a line of JSON a process {name, kind, written, errors, last_error,
-//       longest_gap_ms, usual_gap_ms, gaps}; gaps lists up to 64 gaps of more
+//       longest_gap_ms, usual_gap_ms, gaps}; gaps lists up to 1000 gaps of more
 //       than twice the interval as [end in ms of CLOCK_MONOTONIC, length in ms].
 //   workload check DIR OUT
 //       Compares the files below DIR with OUT; prints a line of JSON a process
@@ -58,7 +58,7 @@ struct Stats {  // one a process, in memory shared with the parent
   uint32_t gap_count;
   struct {
     int64_t end_ns, length_ns;
-  } gaps[64];
+  } gaps[1000];
 };
 
 std::atomic<bool>* stop_all;
@@ -127,7 +127,7 @@ void Fail(Stats* s, int err) {
     s->gap_sum_ns += gap;
     if (gap > s->longest_gap_ns)
       s->longest_gap_ns = gap;
-    if (gap > 2'000'000LL * interval_ms && s->gap_count < 64)
+    if (gap > 2'000'000LL * interval_ms && s->gap_count < 1000)
       s->gaps[s->gap_count++] = {now, gap};
     timespec pause = {interval_ms / 1000, (interval_ms % 1000) * 1'000'000L};
     nanosleep(&pause, nullptr);
