@@ -223,8 +223,11 @@ Status WorkerOverlay::RevokeTarget(int64_t deadline_ns) {
 Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
   TRY(core::FaultPoint("commit.source"));
   std::lock_guard lock(copy_back_mu_);
-  // Before the source is synced. Its being the truth says that it was done.
-  for (bool more = !parts_->phase->source_is_truth(); more;) {
+  // By a round that was put back after it, or in an earlier life: since then
+  // the source alone is written, past all that the records know of.
+  if (parts_->phase->source_is_truth())
+    return {};
+  for (bool more = true; more;) {  // before the source is synced
     ASSIGN_OR_RETURN(more, SweepMarks());
   }
   TRY(copy_back_.Finish());
@@ -232,7 +235,7 @@ Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
     return parts_->phase->SetSourceTruth();
   }));
   source_committed_ = true;
-  return {};
+  return core::FaultPoint("commit.source_done");
 }
 
 // A straggler must not see what the kernel cached while the overlay was the

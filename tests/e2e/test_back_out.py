@@ -102,6 +102,26 @@ class Faults(bed.Bed):
         self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
 
 
+    def test_once_at_each_step_of_abort(self):
+        """Also after the source was made the truth: what is written until the
+        next attempt is the source's alone."""
+        bed.fill(self.disk, mb=5, files=60)
+        self.writers(by_path=4, held=4, shared=2)
+        # In the worker, which lives on: the next attempt of a re-anchorer gets past.
+        for n, point in enumerate(("gate.drain", "commit.source", "commit.source_done")):
+            with self.subTest(point):
+                target = self.volume(f"target{n}", 100)
+                self.start("--cutover=wait", "--wait", target=target,
+                           env={"LIVEMV_FAULTS": f"{point}=error:5@1"})
+                with open(self.disk / "grown", "ab") as f:
+                    f.write(point.encode() * 1000)
+                self.livemv("abort", self.disk, "--wait")
+                self.assertEqual(self.listed(), [])
+                self.assertNotEqual(os.stat(self.disk).st_dev, os.stat(target).st_dev)
+                bed.run("umount", target)
+        self.assert_nothing_lost(self.stop_writers())
+
+
 class Stragglers(bed.Bed):
     def test_a_traced_holder_makes_cutover_wait_until_it_is_free(self):
         bed.fill(self.disk, mb=5, files=30)
