@@ -13,22 +13,26 @@ import bed
 
 
 class Through(bed.Bed):
-    def through(self, seed, verb, seconds=12):
+    def through(self, seed, verb, before=2, after=4):
+        """Seconds of churn before the start and after the verb; it goes on in between."""
         model = self.work / "model"
         model.mkdir()
         bed.fill(self.disk, mb=40, files=300, seed=seed)
-        before = bed.tree(self.disk)
+        filled = bed.tree(self.disk)
         churn = self.spawn(sys.executable, os.path.join(os.path.dirname(__file__), "churn.py"),
-                           self.disk, model, seed, seconds, 4, cwd="/",
+                           self.disk, model, seed, 400, 4, self.work / "stop-churn", cwd="/",
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        time.sleep(before)
         began = time.monotonic()
         self.start("--cutover=wait")
         if verb == "cutover":
             self.wait_state("synced")
-        self.livemv(verb, self.disk, "--wait")
+        self.livemv(verb, self.disk, "--wait", timeout=300)
         print(f"{verb} done after {time.monotonic() - began:.1f} s")
-        self.assertIsNone(churn.poll(), "the churn ended before the verb did")
-        out, _ = churn.communicate(timeout=seconds * 3 + 60)
+        self.assertIsNone(churn.poll(), "the churn ended by itself")
+        time.sleep(after)
+        (self.work / "stop-churn").touch()
+        out, _ = churn.communicate(timeout=60)
         self.assertEqual(churn.returncode, 0, out.decode() + self.logs())
         found, links = bed.tree(self.disk, times=False)
         own = {k: v for k, v in found.items() if k.startswith(b"worker")}
@@ -38,7 +42,7 @@ class Through(bed.Bed):
         found, links = bed.tree(self.disk)
         rest = {k: v for k, v in found.items() if not k.startswith(b"worker")}
         rest_links = [l for l in links if not l[0].startswith(b"worker")]
-        self.assertEqual(bed.difference(before, (rest, rest_links)), "", self.logs())
+        self.assertEqual(bed.difference(filled, (rest, rest_links)), "", self.logs())
 
     def test_cutover_11(self):
         self.through(11, "cutover")
