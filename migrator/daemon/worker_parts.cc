@@ -56,10 +56,11 @@ Result<std::unique_ptr<WorkerParts>> WorkerParts::Make(
   ASSIGN_OR_RETURN(parts->fuse, handoff.Take(fd_name::kFuse));
   TRY(parts->OpenJournal());
   TRY(parts->MakeTrees(keeper));
-  TRY(parts->MakeBytes());
-  TRY(parts->MakeNames());
+  // Before the overlay, which asks which inodes are in use without a name.
   for (auto& [id, fd] : orphans)
     parts->source->AdoptOrphan(id, std::move(fd));
+  TRY(parts->MakeBytes());
+  TRY(parts->MakeNames());
   TRY(parts->MakeSession(handoff));
   return parts;
 }

@@ -31,10 +31,10 @@ Result<std::unique_ptr<SimWorker>> SimWorker::Make(const Host& host) {
   w->host = host;
   TRY(w->OpenJournal());
   TRY(w->MakeTrees());
-  w->MakeBytes();
-  w->MakeNames();
   for (auto& [id, fd] : host.orphans->fds)
     w->source->AdoptOrphan(id, host.sys->Dup(fd.Get()));
+  w->MakeBytes();
+  w->MakeNames();
   ASSIGN_OR_RETURN(w->intents,
                    fusefs::IntentTable::Attach(host.intents,
                                                fusefs::IntentTable::Bytes()));
