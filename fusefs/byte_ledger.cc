@@ -58,11 +58,13 @@ void ByteLedger::RemoveRange(std::vector<ByteRange>& ranges, ByteRange range) {
 
 Status ByteLedger::Load(FileRecord& r) {
   bool pinned;
+  std::optional<uint64_t> cut;
   {
     MutexLock lock(r.mu);
     if (r.facts.size_known)
       return {};
     pinned = r.facts.pinned;
+    cut = r.cut;
   }
   uint64_t size = 0;
   // A dead worker's write may still make the object longer, so that what the
@@ -73,7 +75,13 @@ Status ByteLedger::Load(FileRecord& r) {
     ASSIGN_OR_RETURN(core::Stat st, sys()->StatAt(fd->Get(), "", STATX_SIZE));
     size = st.stx_size;
   } else if (objects_->Find(r.id)) {
-    ASSIGN_OR_RETURN(size, ObjectSize(r));
+    // An object that a power cut took, and the size with it, is not found.
+    if (cut) {
+      size = *cut;
+      final = true;
+    } else {
+      ASSIGN_OR_RETURN(size, ObjectSize(r));
+    }
   }
   MutexLock lock(r.mu);
   if (r.facts.size_known)

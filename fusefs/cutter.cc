@@ -68,7 +68,8 @@ Status Cutter::CutOne(FileId id, bool* done) {
   // The record of the cut is durable before the object loses bytes that the
   // record before it may still claim.
   TRY(ledger_->journal()->SyncAll());
-  if (ledger_->objects()->Find(id)) {
+  const bool found = ledger_->objects()->Find(id).has_value();
+  if (found) {
     ASSIGN_OR_RETURN(SharedFd fd, ledger_->objects()->Data(id));
     TRY(ledger_->sys()->FTruncate(fd->Get(), size));
     if (on.cut_synced)
@@ -81,6 +82,8 @@ Status Cutter::CutOne(FileId id, bool* done) {
     MutexLock lock(r->mu);
     if (!r->cut || *r->cut != size)
       return {};  // shrunk further meanwhile: once more
+    if (!found && ledger_->objects()->Find(id))
+      return {};  // made meanwhile
     TRY(ledger_->AppendLocked(*r, state::CutDoneFact{id}));
     r->cut.reset();
     // Under the lock, so that a cut that becomes owed now stays in the set.

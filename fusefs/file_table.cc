@@ -115,8 +115,6 @@ void FileTable::Adopt(const state::RecoveredState& state) {
     slot.packed = std::move(facts);
     FileRecord* record = Unpack(slot, id);
     record->cut = *file.cut;
-    record->facts.size = *file.cut;
-    record->facts.size_known = true;
     cuts_.insert(id);
   }
 }
