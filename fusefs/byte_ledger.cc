@@ -205,10 +205,11 @@ Status ByteLedger::TargetSyncFailed(FileRecord& r, int err, bool keep) {
 
 Status ByteLedger::TargetSyncFsFailed() {
   // Each file's own error is still to be told by an fsync of that file, so
-  // none is kept here.
-  for (FileId id : table_->HotFiles())
-    if (FileRef r = table_->Find(id))
-      TRY(TargetSyncFailed(*r, EIO, false));
+  // none is kept here. A chunk that is being copied is in no set yet.
+  for (const auto& files : {table_->HotFiles(), table_->LiveFiles()})
+    for (FileId id : files)
+      if (FileRef r = table_->Find(id))
+        TRY(TargetSyncFailed(*r, EIO, false));
   return {};
 }
 

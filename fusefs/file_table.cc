@@ -313,6 +313,17 @@ std::vector<FileId> FileTable::KnownFiles() {
   return out;
 }
 
+std::vector<FileId> FileTable::LiveFiles() {
+  std::vector<FileId> out;
+  for (Shard& shard : shards_) {
+    core::MutexLock lock(shard.mu);
+    for (const auto& [id, slot] : shard.slots)
+      if (slot.live != nullptr)
+        out.push_back(id);
+  }
+  return out;
+}
+
 void FileTable::Account(FileRecord* r) {
   if (r->forgotten)
     return;

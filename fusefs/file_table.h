@@ -215,6 +215,9 @@ class FileTable {
   void WakeCutter();
   std::vector<FileId> TakeGrown();
   std::vector<FileId> KnownFiles();
+  // Of these, those whose record is not packed: among them all that somebody
+  // works on.
+  std::vector<FileId> LiveFiles();
 
   // Bytes, for progress. Call with record->mu held after a change of its map.
   void Account(FileRecord* record);
