@@ -123,7 +123,8 @@ Status ByteLedger::Pin(FileRecord& r, uint64_t object_size, bool durable) {
       // After a power cut the object may hold bytes of a life that the journal
       // has lost, past what is now the local end: they are cut.
       uint64_t size = r.facts.size;
-      if (object_size > 0)
+      const bool cut = object_size > 0 && switches_.leftovers_cut;
+      if (cut)
         TRY(AppendLocked(r, state::CutFact{r.id, size, size}));
       else
         TRY(AppendLocked(r, state::LocalEndFact{r.id, size}));
@@ -132,7 +133,7 @@ Status ByteLedger::Pin(FileRecord& r, uint64_t object_size, bool durable) {
       r.facts.pin_seq = r.facts.last_seq;
       r.facts.fresh = object_size == 0;
       r.version++;
-      if (object_size > 0) {
+      if (cut) {
         r.cut = size;
         table_->SetCutOwed(r.id, true);
       }

@@ -49,6 +49,7 @@ struct SafetySwitches {
   bool generation = true;         // claims check the generation
   bool write_end_counted = true;  // the generation counts ends of writes
   bool in_flight_check = true;    // claims check for writes in flight
+  bool copies_wait = true;        // what is being written is not copied
   bool withdraw_on_failure = true;
   bool clamp_to_local_end = true;  // the copier stays below it
   bool spare_remote = true;        // the copier never writes remote bytes
@@ -69,6 +70,7 @@ struct SafetySwitches {
   bool fsync_target = true;
   bool fsync_journal = true;
   bool pin_durable = true;
+  bool leftovers_cut = true;  // what a pin finds past the local end
   bool remote_after_fsync = true;
   bool failed_fsync_withdraws = true;
   bool failed_fsync_moves = true;

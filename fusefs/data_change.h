@@ -14,13 +14,14 @@ namespace livemv::fusefs {
 class DataPath::Change {
  public:
   // With r.mu held. [begin, end): bytes, also past the local end.
-  Change(ByteLedger* ledger, FileRecord& r, uint64_t begin, uint64_t end)
+  Change(ByteLedger* ledger, FileRecord& r, uint64_t begin, uint64_t end,
+         bool moves_back = true)
       : ledger_(ledger), r_(r) {
     if (begin < end)
       chunks_ = r.facts.map.ChunksIn(begin, end - begin);
     r.gens.Begin(chunks_.first, chunks_.count);
     // A piece that is being brought back is no longer what was read.
-    if (r.back_range && r.back_range->Overlaps(begin, end))
+    if (moves_back && r.back_range && r.back_range->Overlaps(begin, end))
       r.back_moved = true;
   }
   ~Change() {

@@ -86,9 +86,8 @@ Status DataPath::Shrink(FileRecord& r, uint64_t size) {
     uint64_t cut = std::min(size, r.cut.value_or(size));
     TRY(ledger_->AppendLocked(r, state::CutFact{r.id, cut, new_end}));
     seq = r.facts.last_seq;
-    change.emplace(ledger_, r, size, std::max(r.facts.size, old_end));
-    if (r.back_range && ledger_->switches().shrink_moves_back)
-      r.back_moved = true;
+    change.emplace(ledger_, r, size, std::max(r.facts.size, old_end),
+                   ledger_->switches().shrink_moves_back);
     r.facts.map.ShrinkTo(new_end);
     r.provisional.erase(r.provisional.lower_bound(r.facts.map.Chunks()),
                         r.provisional.end());

@@ -140,7 +140,8 @@ void CopyEngine::CopyChunk(Job& job, Batch& batch, uint64_t chunk) {
       return;
     ByteMap::Range bytes = r.facts.map.ChunkBytesOf(chunk);
     // Its writer asks for it again at the end.
-    if (ledger_->PredecessorAlive() || r.gens.InFlight(chunk) ||
+    if (ledger_->PredecessorAlive() ||
+        (ledger_->switches().copies_wait && r.gens.InFlight(chunk)) ||
         r.late_syncs != 0 ||  // nothing could be claimed
         ByteLedger::OverlapsAny(r.given_up, bytes.first,
                                 bytes.first + bytes.count))

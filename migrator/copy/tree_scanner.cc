@@ -25,13 +25,14 @@ TreeScanner::TreeScanner(const NameLane* lane, Applier* applier, bool thorough)
     : lane_(lane), applier_(applier), thorough_(thorough),
       sys_(lane->source->sys()) {}
 
-void TreeScanner::Start() {
+void TreeScanner::Start(bool whole) {
   {
     core::MutexLock lock(mu_);
     started_ = true;
     totals_.directories++;
   }
-  Want(state::kRootId);
+  if (whole)
+    Want(state::kRootId);
   WantOwed();
 }
 

@@ -38,8 +38,10 @@ class TreeScanner {
   // thorough: attributes of everything are compared too (after a host crash).
   TreeScanner(const NameLane* lane, Applier* applier, bool thorough);
 
-  // Queues the root and the comparisons that are owed; before Step.
-  void Start();
+  // Queues the root and the comparisons that are owed; before Step. whole
+  // false: only these, as if all had been read (a simulator sees what that
+  // costs).
+  void Start(bool whole = true);
   // Queues a directory unless it was queued before.
   void Want(FileId dir);
   // Queues what is owed now, although it was read before.

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 #include <string>
 
 #include "tests/sim/runner.h"
@@ -22,18 +23,20 @@ const char kHelp[] =
     "  --seed=S           the first seed; alone: this one only\n"
     "  --jobs=J           processes (default: 1)\n"
     "  --world=W          only this mixture of operations and mishaps\n"
-    "  --without=M        with this safety mechanism taken away\n"
+    "  --without=M[,M...] with these safety mechanisms taken away\n"
     "  --trace            prints each step (of one seed)\n"
     "  --interleaving=X --keep=K   repeats a shrunk schedule\n"
     "  --mechanisms       takes each mechanism away in turn; fails unless each\n"
     "                     time a violation is found\n"
     "  --within=N         of them, only those that N schedules are to show\n"
+    "  --alone            without what makes up for them: none of those is to\n"
+    "                     be found\n"
     "Exit code: 0 no violation, 1 a violation, 2 wrong use.\n";
 
 struct Options {
   Search search;
   bool seed_given = false, trace = false, mechanisms = false;
-  bool mechanism_off = false;
+  bool alone = false;
   int within = 0;  // 0: all of them
   std::string keep, without;
   uint64_t interleaving = 0;
@@ -121,11 +124,20 @@ Violation FindReal(Search search, Totals* totals) {
 int RunMechanisms(Options o) {
   int missed = 0;
   for (const Mechanism& m : Mechanisms()) {
-    if (!o.without.empty() && o.without != m.name)
+    if (!o.without.empty() &&
+        (',' + o.without + ',').find(',' + std::string(m.name) + ',') ==
+            std::string::npos)
       continue;
     Search search = o.search;
+    if (o.alone && m.covered_by == nullptr)
+      continue;
     search.on = Without(m);
-    search.world = FindWorld(m.world);
+    if (o.alone) {
+      search.on = Switches();
+      TakeAway(m, &search.on);
+    }
+    if (search.world == nullptr)
+      search.world = FindWorld(m.world);
     search.schedules = static_cast<uint64_t>(m.within);
     search.seconds = 0;
     if (m.within == 0) {
@@ -138,15 +150,16 @@ int RunMechanisms(Options o) {
     }
     Totals totals;
     Violation v = FindReal(search, &totals);
-    if (v.why.empty())
-      missed++;
+    missed += v.why.empty() != o.alone ? 1 : 0;
     printf("%-24s %s after %llu: %s\n", m.name,
            v.why.empty() ? "NOT FOUND" : "found",
            static_cast<unsigned long long>(totals.schedules),
            v.why.substr(0, 110).c_str());
     fflush(stdout);
   }
-  printf("%d mechanisms could be taken away unnoticed\n", missed);
+  printf(o.alone ? "%d mechanisms are needed beside what makes up for them\n"
+                 : "%d mechanisms could be taken away unnoticed\n",
+         missed);
   return missed == 0 ? 0 : 1;
 }
 
@@ -182,17 +195,22 @@ int Main(int argc, char** argv) {
       if ((o.search.world = FindWorld(v)) == nullptr)
         return Usage("no such world: " + v);
     } else if (Value(arg, "--without", &v)) {
-      const Mechanism* m = FindMechanism(v);
-      if (m == nullptr)
-        return Usage("no such mechanism: " + v);
       o.without = v;
-      o.search.on = Without(*m);
+      std::istringstream names(v);
+      for (std::string name; std::getline(names, name, ',');) {
+        const Mechanism* m = FindMechanism(name);
+        if (m == nullptr)
+          return Usage("no such mechanism: " + name);
+        TakeAway(*m, &o.search.on);
+      }
     } else if (Value(arg, "--keep", &v)) {
       o.keep = v;
     } else if (Value(arg, "--interleaving", &v)) {
       o.interleaving = std::strtoull(v.c_str(), nullptr, 10);
     } else if (std::strcmp(arg, "--trace") == 0) {
       o.trace = true;
+    } else if (std::strcmp(arg, "--alone") == 0) {
+      o.alone = o.mechanisms = true;
     } else if (std::strcmp(arg, "--mechanisms") == 0) {
       o.mechanisms = true;
     } else {

@@ -29,6 +29,7 @@ struct Switches {
   bool copy_on_bind = true;       // N6: what a record binds is copied
   bool scan_on_place = true;      // moved subtrees are scanned
   bool thorough = true;           // after a host crash attributes are compared
+  bool full_scan = true;          // each worker compares the whole tree
 };
 
 struct Mechanism {
@@ -40,11 +41,16 @@ struct Mechanism {
   // Schedules within which sim/mechanisms must see a violation; 0: not
   // asserted there, and `what` says why.
   int within;
+  // Another mechanism that makes up for it, which is therefore taken away
+  // with it; mechanisms.cc says why.
+  const char* covered_by = nullptr;
 };
 
 const std::vector<Mechanism>& Mechanisms();
 const Mechanism* FindMechanism(const std::string& name);
-// Everything on but the named one.
+// Takes it away.
+void TakeAway(const Mechanism& mechanism, Switches* on);
+// Everything on but the mechanism and what makes up for it.
 Switches Without(const Mechanism& mechanism);
 
 }  // namespace livemv::sim

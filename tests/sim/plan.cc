@@ -5,34 +5,6 @@
 
 namespace livemv::sim {
 
-const std::vector<WorldKind>& WorldKinds() {
-  //  name        name byte sync  kill die cut target full wb hang abort
-  static const std::vector<WorldKind> kAll = {
-      {"bytes", 1, 20, 2, 0, 0, 0, 0, 0, 0, 0, false},
-      {"kill", 6, 10, 2, 2, 0, 0, 0, 0, 0, 0, false},
-      {"die", 2, 12, 2, 1, 2, 0, 0, 0, 0, 1, false},
-      {"cut", 2, 14, 5, 0, 0, 2, 0, 0, 0, 0, false},
-      {"target", 1, 14, 3, 0, 0, 0, 3, 0, 3, 1, false},
-      {"full", 1, 14, 2, 1, 0, 0, 0, 3, 0, 0, false},
-      {"full-cut", 1, 14, 5, 0, 0, 1, 0, 3, 0, 0, false},
-      {"late", 1, 14, 2, 1, 0, 0, 0, 0, 0, 3, false},
-      {"abort", 2, 14, 2, 1, 0, 0, 0, 0, 0, 1, true},
-      {"abort-cut", 2, 14, 5, 0, 0, 2, 0, 1, 0, 0, true},
-      {"names", 16, 3, 1, 2, 0, 0, 0, 0, 0, 0, false},
-      {"names-cut", 16, 3, 2, 1, 0, 2, 0, 0, 0, 0, false},
-      {"all", 8, 10, 3, 1, 1, 1, 2, 2, 1, 1, false},
-      {"all-abort", 8, 10, 3, 1, 1, 1, 0, 1, 0, 1, true},
-  };
-  return kAll;
-}
-
-const WorldKind* FindWorld(const std::string& name) {
-  for (const WorldKind& w : WorldKinds())
-    if (w.name == name)
-      return &w;
-  return nullptr;
-}
-
 namespace {
 
 constexpr Do kNames[] = {Do::kCreate, Do::kCreate, Do::kMkDir,  Do::kSymLink,
@@ -58,19 +30,23 @@ Plan MakePlan(uint64_t seed, const WorldKind* world) {
   const WorldKind& w = *plan.world;
   plan.target = draw(4) == 0 ? fake::FakeSyscalls::Kind::kLocal
                              : fake::FakeSyscalls::Kind::kNfs;
+  if (w.target_kind)
+    plan.target = *w.target_kind;
   plan.batch_bytes = draw(2) == 0 ? 8192 : 64 << 20;
-  plan.verify = draw(4) != 0;
+  plan.verify = draw(4) != 0 && w.verify;
   plan.abort_at_end = w.abort;
   uint64_t count = 3 + draw(10), total = 0;
   for (auto& ops : plan.ops) {
-    for (uint64_t i = draw(count + 1); i > 0; i--) {
+    for (uint64_t i = w.least_ops + draw(count + 1); i > 0; i--) {
       Op op;
       const auto sum = static_cast<uint64_t>(w.name_ops + w.byte_ops + w.syncs);
       const auto k = static_cast<int>(draw(sum));
       if (k < w.name_ops)
-        op.what = kNames[draw(std::size(kNames))];
+        op.what = w.names.empty() ? kNames[draw(std::size(kNames))]
+                                  : w.names[draw(w.names.size())];
       else if (k < w.name_ops + w.byte_ops)
-        op.what = kBytes[draw(std::size(kBytes))];
+        op.what = w.bytes.empty() ? kBytes[draw(std::size(kBytes))]
+                                  : w.bytes[draw(w.bytes.size())];
       else
         op.what = draw(4) == 0 ? Do::kFSyncDir : Do::kFSync;
       op.a = draw(1 << 20);
@@ -86,13 +62,39 @@ Plan MakePlan(uint64_t seed, const WorldKind* world) {
       plan.events.push_back(
           {what, draw(total + 2), draw(draw(3) == 0 ? 1500 : 120), draw(1000)});
   };
-  add(Mishap::kKill, w.kills);
-  add(Mishap::kKillAll, w.deaths);
-  add(Mishap::kPowerCut, w.cuts);
+  auto in_stall = [&](Event* event, bool yes) {
+    event->in_stall = yes;
+    if (yes)
+      event->steps = draw(8);
+  };
+  // As above, but more often than not right after a call.
+  auto strike = [&](Mishap what, int most) {
+    const size_t before = plan.events.size();
+    add(what, most);
+    for (size_t i = before; i < plan.events.size(); i++) {
+      if (!w.slow.empty())
+        in_stall(&plan.events[i], draw(3) == 0);
+      if (w.strikes_after.empty() || draw(4) == 0)
+        continue;
+      plan.events[i].call = &w.strikes_after[draw(w.strikes_after.size())];
+      plan.events[i].steps = draw(draw(2) == 0 ? 3 : 30);
+      plan.events[i].times = 1 + (draw(2) == 0 ? draw(4) : 0);
+    }
+  };
+  strike(Mishap::kKill, w.kills);
+  strike(Mishap::kKillAll, w.deaths);
+  strike(Mishap::kPowerCut, w.cuts);
   add(Mishap::kTargetFails, w.target);
   add(Mishap::kSourceFull, w.full);
+  const size_t before = plan.events.size();
   add(Mishap::kWriteback, w.writeback);
+  for (size_t i = before; !w.slow.empty() && i < plan.events.size(); i++)
+    in_stall(&plan.events[i], draw(3) != 0);
   add(Mishap::kHang, w.hangs);
+  for (uint64_t i = w.slow.empty() ? 0 : draw(static_cast<uint64_t>(w.stalls) + 1);
+       i > 0; i--)
+    plan.events.push_back({Mishap::kStall, draw(total + 1), draw(20),
+                           draw(1000), &w.slow[draw(w.slow.size())]});
   if (w.abort)
     plan.events.push_back({Mishap::kAbort, draw(total + 1), draw(600), 0});
   std::stable_sort(plan.events.begin(), plan.events.end(),
@@ -106,16 +108,24 @@ std::string Describe(const Op& op) {
   static const char* const kWords[] = {
       "write", "append", "truncate", "punch", "read", "stat", "fsync", "open",
       "close", "create", "mkdir", "symlink", "unlink", "rmdir", "rename",
-      "exchange", "link", "chmod", "xattr", "list", "fsyncdir", "pause"};
+      "exchange", "link", "chmod", "xattr", "list", "fsyncdir", "pause", "meet", "overwrite"};
   return kWords[static_cast<size_t>(op.what)];
 }
 
 std::string Describe(const Event& event) {
+  static const char* const kWheres[] = {"source", "target", "journal"};
   static const char* const kWords[] = {
       "kill the worker", "kill worker and applications", "power cut",
       "target fails", "source refuses writes", "target loses writeback",
-      "target hangs", "abort"};
-  return std::string(kWords[static_cast<size_t>(event.what)]) + " after " +
+      "target hangs", "abort", "stall"};
+  std::string call;
+  if (event.call != nullptr)
+    call = std::string(event.what == Mishap::kStall ? " " : " at ") +
+           kWheres[static_cast<size_t>(event.call->where)] + " " +
+           event.call->name;
+  if (event.in_stall)
+    call += " in a stall";
+  return kWords[static_cast<size_t>(event.what)] + call + " after " +
          std::to_string(event.after_ops) + " operations and " +
          std::to_string(event.steps) + " steps";
 }

@@ -250,7 +250,8 @@ std::string ReplayArguments(const Plan& plan) {
   };
   auto same_event = [](const Event& x, const Event& y) {
     return x.what == y.what && x.steps == y.steps && x.a == y.a &&
-           x.after_ops == y.after_ops;
+           x.after_ops == y.after_ops && x.call == y.call &&
+           x.in_stall == y.in_stall;
   };
   return "--seed=" + std::to_string(plan.seed) + " --world=" +
          plan.world->name + " --interleaving=" +

@@ -172,7 +172,15 @@ void SimWorker::Start() {
       (void)victims->Survey();
     });
   engine->EnqueueUnfinished(recovered);
-  scanner->Start();
+  // On a target that may lose names the whole tree is compared in any case.
+  const bool whole =
+      host.on->full_scan || !host.scanned || !host.durable_target;
+  scanner->Start(whole);
+  // Names are left out, attributes are not: they are `thorough`.
+  if (!whole && host_went_down)
+    for (const auto& [id, known] : recovered.files)
+      if (known.bound)
+        (void)redo->Mark({id, {}});
   Loop("scanner", [this] { scanner->Run(stop_); });
   for (int i = 0; i < 2; i++)
     Loop("applier", [this] { applier->Run(stop_); });
@@ -186,6 +194,9 @@ void SimWorker::Start() {
         core::MutexLock lock(victims_mu_);
         (void)barrier->TargetStep();  // it is due again later
       }
+      // One barrier may have begun before the end of the scan.
+      if (scanned_at_ == 0 && scanner->Done())
+        scanned_at_ = barrier->finished() + 2;
       host.fibers->Sleep(250'000'000);
     }
   });
@@ -208,6 +219,11 @@ void SimWorker::BackLoop() {
         host.fibers->Sleep(50'000'000);
     }
   });
+}
+
+bool SimWorker::Scanned() {
+  return scanned_at_ != 0 && barrier->finished() >= scanned_at_ &&
+         scanner->Done();
 }
 
 Status SimWorker::BeginAbort() {

@@ -82,6 +82,7 @@ struct Host {
   bool predecessor_alive = false;
   uint64_t batch_bytes = 64 << 20;
   bool verify = true;
+  bool scanned = false;     // a predecessor had compared the whole tree
 };
 
 class SimWorker {
@@ -95,6 +96,8 @@ class SimWorker {
   // As WorkerOverlay::BeginAbort.
   core::Status BeginAbort();
   copy::SyncProof Proof();
+  // The whole tree was compared, and a barrier has been since.
+  bool Scanned();
   // As WorkerOverlay::DrainAndGate and CommitTarget, nothing being in flight.
   core::Status Commit();
   // As WorkerOverlay::CommitSource, when copy-back has nothing left.
@@ -136,6 +139,7 @@ class SimWorker {
   void Loop(const char* name, std::function<void()> body);
   void BackLoop();
 
+  uint64_t scanned_at_ = 0;  // barriers, when the scan will be durable
   core::Mutex victims_mu_;
   core::Mutex back_mu_;
   std::atomic<bool> stop_{false};

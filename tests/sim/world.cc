@@ -132,7 +132,10 @@ void World::Plant() {
     ok = ok && sys_.MkDirAt(root.Get(), dir, 0755);
     add(dir, S_IFDIR | 0755);
   }
+  int files = plan_.world->files;
   for (const char* file : {"c", "a/a", "b/c/b"}) {
+    if (files-- <= 0)
+      break;
     auto fd = sys_.OpenAt(root.Get(), file, O_RDWR | O_CREAT, 0644);
     uint64_t size = std::min<uint64_t>(
         fibers_.Draw(5) * 8192 / 2 + fibers_.Draw(3) * 2049, 20000);
@@ -149,9 +152,11 @@ void World::Plant() {
                                static_cast<off_t>(at));
     add(file, S_IFREG | 0644)->data.Reset(bytes);
   }
-  auto fd = sys_.OpenAt(root.Get(), "a/a", O_PATH, 0);
-  ok = ok && fd && sys_.LinkFd(fd->Get(), root.Get(), "b/b");
-  add("b/b", S_IFREG | 0644);
+  if (plan_.world->files > 1) {
+    auto fd = sys_.OpenAt(root.Get(), "a/a", O_PATH, 0);
+    ok = ok && fd && sys_.LinkFd(fd->Get(), root.Get(), "b/b");
+    add("b/b", S_IFREG | 0644);
+  }
   sys_.MakeAllDurable(source_);
   state::JournalOptions options;
   options.reserve_bytes = options.step_bytes = 16 << 10;
@@ -207,6 +212,7 @@ void World::StartWorker() {
   // After a host crash nobody holds descriptors that were not counted, but
   // the daemon calls every worker but the first a successor.
   host.resume = lives_ > 1;
+  host.scanned = scanned_;
   fibers_.Spawn("start", group_, [this, host] {
     for (int tries = 0;; tries++) {
       auto made = SimWorker::Make(host);
@@ -225,13 +231,20 @@ void World::StartWorker() {
   });
 }
 
+void World::Bury() {
+  ready_ = false;
+  stalling_ = 0;
+  if (!worker_)
+    return;
+  scanned_ = worker_->Scanned();
+  dead_.push_back(std::move(worker_));
+}
+
 void World::Kill(bool applications) {
   Say(applications ? "=== kill -9 of the worker and all applications"
                    : "=== kill -9 of the worker");
   fibers_.Kill(group_);
-  if (worker_)
-    dead_.push_back(std::move(worker_));
-  ready_ = false;
+  Bury();
   for (auto& hanging : hanging_)
     if (hanging->group == group_)
       ghosts_.push_back(std::move(hanging->ghost));
@@ -303,14 +316,13 @@ void World::PowerCut() {
   Say("=== power cut");
   fibers_.Kill(group_);
   fibers_.Kill(kApplications);
-  if (worker_)
-    dead_.push_back(std::move(worker_));
-  ready_ = false;
+  Bury();
   queue_.clear();
   taken_.clear();
   forgets_.clear();
   locked_.clear();
   hanging_.clear();
+  stalls_.clear();
   ghosts_.clear();
   orphans_->fds.clear();
   sys_.ClearFailures();
@@ -326,8 +338,22 @@ int World::OnCall(const FakeSyscalls::Call& call) {
   if (trace_)
     Say(call.name, " fs ", call.fs, " ino ", call.ino, " off ", call.off,
         " len ", call.len);
-  if (hangs_left_ == 0 || call.fs != target_ ||
-      fibers_.CurrentGroup() != group_)
+  if (fibers_.CurrentGroup() != group_)
+    return 0;
+  if (awaited_ != nullptr && Is(*awaited_, call))
+    awaited_ = nullptr;
+  for (auto it = stalls_.begin(); it != stalls_.end(); ++it) {
+    if (!Is(*it->call, call) || it->skip-- > 0)
+      continue;
+    const int64_t ns = it->ns;
+    stalls_.erase(it);
+    Say("stalls in ", call.name, " of ", call.ino, " at ", call.off);
+    stalling_++;
+    fibers_.Sleep(ns);
+    stalling_--;
+    break;
+  }
+  if (hangs_left_ == 0 || call.fs != target_)
     return 0;
   const bool write = std::strcmp(call.name, "PWrite") == 0;
   if (!write && std::strcmp(call.name, "FSync") != 0)
@@ -344,6 +370,30 @@ int World::OnCall(const FakeSyscalls::Call& call) {
   fibers_.Sleep(hang_ns_);
   std::erase(hanging_, hanging);
   return 0;
+}
+
+bool World::Is(const CallAt& at, const FakeSyscalls::Call& call) const {
+  const FakeSyscalls::FsId fs = at.where == Where::kSource   ? source_
+                                : at.where == Where::kTarget ? target_
+                                                             : journal_;
+  return call.fs == fs && std::strcmp(call.name, at.name) == 0 &&
+         (*at.who == 0 || std::strcmp(fibers_.CurrentName(), at.who) == 0);
+}
+
+void World::AwaitCall(const CallAt& call, uint64_t times) {
+  const int64_t end_ns = fibers_.NowNs() + 15'000'000'000;
+  for (; times > 0; times--) {
+    awaited_ = &call;
+    fibers_.WaitUntil([this] { return awaited_ == nullptr || Failed(); },
+                      end_ns);
+  }
+  awaited_ = nullptr;
+}
+
+void World::AwaitStall() {
+  constexpr int64_t kLongestNs = 12'000'000'000;
+  fibers_.WaitUntil([this] { return stalling_ > 0 || Failed(); },
+                    fibers_.NowNs() + kLongestNs);
 }
 
 void World::LoseWriteback(uint64_t draw) {
@@ -399,6 +449,13 @@ void World::Happen(const Event& event) {
       hangs_left_ = 1 + static_cast<int>(event.a % 2);
       hang_ns_ = static_cast<int64_t>(500 + event.a * 8) * 1'000'000;
       return;
+    case Mishap::kStall: {
+      // From "the others get their turn" to longer than a barrier's pause.
+      static const int64_t kMs[] = {1, 400, 3000, 6000};
+      stalls_.push_back({event.call, event.a % 2 * (event.a / 8 % 4),
+                         kMs[event.a / 2 % 4] * 1'000'000});
+      return;
+    }
     case Mishap::kAbort:
       fibers_.WaitUntil([this] { return ready_; }, -1);
       Say("=== abort");
@@ -420,6 +477,10 @@ void World::Fate() {
         -1);
     if (event.a % 5 == 0)
       fibers_.Sleep(static_cast<int64_t>(event.a) * 15'000'000);
+    if (event.in_stall)
+      AwaitStall();
+    if (event.call != nullptr && event.what != Mishap::kStall)
+      AwaitCall(*event.call, event.times);
     for (uint64_t i = 0; i < event.steps && !Failed(); i++)
       fibers_.Yield();
     if (Failed())
@@ -438,6 +499,7 @@ void World::Finish() {
   Say("=== applications are done");
   sys_.ClearFailures();
   hangs_left_ = 0;
+  stalls_.clear();
   for (const auto& [id, node] : model_.nodes())
     for (node->kept = 0; node->opens > 0; node->opens--)
       PostRelease(node.get());

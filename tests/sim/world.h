@@ -59,6 +59,8 @@ class World {
   // --- applications
   void Application(int who);
   void Act(int who, const Op& op);
+  // Files that have a path, or (if the world wants it) are open without one.
+  std::vector<Node*> Usable();
   Node* Pick(const std::vector<Node*>& from, uint64_t draw);
   core::Result<fusefs::Entry> Lookup(Node* dir, const std::string& name);
   bool Open(Node* file, int flags);
@@ -93,10 +95,15 @@ class World {
   void Settled();
   void LandOne();
   void PostRelease(Node* file);
+  void Bury();
   void Kill(bool applications);
   void PowerCut();
   void Happen(const Event& event);
   int OnCall(const fake::FakeSyscalls::Call& call);
+  bool Is(const CallAt& at, const fake::FakeSyscalls::Call& call) const;
+  // Until the worker has made the call, or for a while.
+  void AwaitCall(const CallAt& call, uint64_t times);
+  void AwaitStall();
   void LandGhosts();
   void LoseWriteback(uint64_t draw);
   void StartApplications();
@@ -126,6 +133,7 @@ class World {
   std::unique_ptr<SimWorker> worker_;
   std::vector<std::unique_ptr<SimWorker>> dead_;
   bool ready_ = false;  // the worker serves
+  bool scanned_ = false;  // the last worker had compared the whole tree
   int lives_ = 0, boots_ = 1;
   int group_ = kFirstWorker;
   bool aborting_ = false;
@@ -156,6 +164,14 @@ class World {
   };
   std::deque<std::shared_ptr<Hanging>> hanging_;
   std::deque<Ghost> ghosts_;
+  struct Stall {
+    const CallAt* call = nullptr;
+    uint64_t skip = 0;
+    int64_t ns = 0;
+  };
+  std::deque<Stall> stalls_;
+  int stalling_ = 0;  // calls that stall now
+  const CallAt* awaited_ = nullptr;  // by fate; null again once it happened
   int hangs_left_ = 0;
   int64_t hang_ns_ = 0;
   bool over_ = false;

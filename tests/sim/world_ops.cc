@@ -72,13 +72,24 @@ Node* World::Pick(const std::vector<Node*>& from, uint64_t draw) {
   return from.empty() ? nullptr : from[draw % from.size()];
 }
 
+std::vector<Node*> World::Usable() {
+  std::vector<Node*> files = model_.Files();
+  if (!plan_.world->deleted)
+    return files;
+  for (const auto& [id, node] : model_.nodes())
+    if (node->IsFile() && node->links == 0 && node->kept > 0)
+      files.push_back(node.get());
+  return files;
+}
+
 void World::Act(int, const Op& op) {
   switch (op.what) {
     case Do::kWrite:
+    case Do::kOverwrite:
     case Do::kAppend:
     case Do::kTruncate:
     case Do::kPunch: {
-      Node* file = Pick(model_.Files(), op.a);
+      Node* file = Pick(Usable(), op.a);
       if (file == nullptr)
         return;
       DataOp change;
@@ -88,6 +99,13 @@ void World::Act(int, const Op& op) {
       change.value = value_ = value_ % 250 + 1;
       change.off = AnyOffset(file, op.b);
       change.len = 1 + (op.c % 3) * (op.d % 7000);
+      if (op.what == Do::kOverwrite) {
+        const uint64_t size = file->data.content().size();
+        if (size == 0)
+          return;
+        change.off %= size;
+        change.len = std::min(change.len, size - change.off);
+      }
       if (op.what == Do::kPunch) {
         change.off &= ~uint64_t{4095};
         change.len = (1 + op.c % 3) * 4096;
@@ -98,7 +116,7 @@ void World::Act(int, const Op& op) {
       return Change(file, change);
     }
     case Do::kRead:
-      if (Node* file = Pick(model_.Files(), op.a))
+      if (Node* file = Pick(Usable(), op.a))
         ReadSome(file, op);
       return;
     case Do::kStat:
@@ -106,7 +124,7 @@ void World::Act(int, const Op& op) {
         StatIt(node);
       return;
     case Do::kFSync:
-      if (Node* file = Pick(model_.Files(), op.a))
+      if (Node* file = Pick(Usable(), op.a))
         SyncIt(file, op.b % 2 == 0);
       return;
     case Do::kFSyncDir:
@@ -150,6 +168,8 @@ void World::Act(int, const Op& op) {
     case Do::kPause:
       fibers_.Sleep(static_cast<int64_t>(op.a % 12'000) * 1'000'000);
       return;
+    case Do::kMeet:
+      return AwaitStall();
   }
 }
 
