@@ -90,7 +90,8 @@ Result<uint64_t> FakeSyscalls::NewInode(FsId fs, const At& at, mode_t mode,
   Inode inode;
   inode.ino = ino;
   inode.gen = std::max(1u, f.next_gen[ino]);
-  f.next_gen[ino] = inode.gen;
+  // Used up, also if a power cut takes the inode.
+  f.next_gen[ino] = inode.gen + 1;
   inode.mode = mode;
   inode.nlink = S_ISDIR(mode) ? 2 : 1;
   inode.rdev = dev;

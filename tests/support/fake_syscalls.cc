@@ -351,7 +351,6 @@ void FakeSyscalls::Collect(FsId fs, uint64_t ino) {
   const Inode* inode = f.live.Find(ino);
   if (inode == nullptr || inode->nlink != 0 || f.open.contains(ino))
     return;
-  f.next_gen[ino] = inode->gen + 1;
   f.live.inodes.erase(ino);
   f.free_inos.insert(ino);
   f.rot.erase(ino);
