@@ -1,4 +1,6 @@
 """Files that are deleted and used a moment longer, through start and abort."""
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +50,32 @@ class Deleted(bed.Bed):
         for user in users:
             out, _ = user.communicate(timeout=20)
             self.assertEqual(user.returncode, 0, out.decode())
+
+    def test_while_open_and_the_worker_is_killed(self):
+        """A successor must know that it is in use, or its burial takes it."""
+        (self.disk / "old").write_bytes(b"o" * 200_000)
+        self.start("--cutover=wait", "--wait")
+        held = []
+        for name, flags in (("old", os.O_RDWR), ("new", os.O_RDWR | os.O_CREAT)):
+            fd = os.open(self.disk / name, flags)
+            self.addCleanup(os.close, fd)
+            os.pwrite(fd, b"past the local end", 300_000)
+            os.unlink(self.disk / name)
+            held.append(fd)
+        worker = self.status()["worker_pid"]
+        os.kill(worker, signal.SIGKILL)
+        bed.poll("another worker", lambda: self.status().get("worker_pid") not in
+                 (None, 0, worker), 30)
+        # Several rounds of its burial: each ends with the redo it looked at.
+        for turn in range(5):
+            (self.disk / f"turn{turn}").write_bytes(b"x")
+            time.sleep(0.4)
+        for fd in held:
+            self.assertEqual(os.pread(fd, 100, 300_000), b"past the local end", self.logs())
+            os.pwrite(fd, b"after", 300_000)
+            self.assertEqual(os.pread(fd, 5, 300_000), b"after")
+            self.assertEqual(os.fstat(fd).st_size, 300_018)
+        self.assertEqual(os.pread(held[0], 200_000, 0), b"o" * 200_000)
 
 
 if __name__ == "__main__":
