@@ -46,13 +46,21 @@ Transport::Transport(int fd, SavedInit* saved) : fd_(fd), saved_(saved) {
 
 Transport::ReadResult Transport::Read(char* buf, size_t size, size_t* len,
                                       int* err) {
-  for (;;) {
+  constexpr int kAbortedReads = 100;  // and as many milliseconds
+  for (int aborted = 0;;) {
     ssize_t got = ::read(fd_, buf, size);
     if (got < 0) {
       // fs/fuse/dev.c: ENOENT means that the request was interrupted before
       // it was handed out, ENODEV that the superblock is gone.
       if (errno == EINTR || errno == ENOENT)
         continue;
+      // The superblock goes while a request was being handed out (there,
+      // fpq->connected): the next read says ENODEV. After an abort by way of
+      // /sys/fs/fuse/connections every read says this.
+      if (errno == ECONNABORTED && aborted++ < kAbortedReads) {
+        ::usleep(1000);
+        continue;
+      }
       if (errno == EAGAIN)
         return ReadResult::kNothing;
       if (errno == ENODEV || errno == ENOTCONN)

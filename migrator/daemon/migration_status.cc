@@ -141,6 +141,12 @@ std::string Share(const MigrationStatus& s) {
   return buf;
 }
 
+std::string Eta(int64_t seconds) {
+  if (seconds < 0)
+    return "-";
+  return seconds == 0 ? "under 1 s" : FormatDuration(seconds * 1'000'000'000);
+}
+
 std::string Rate(double rate) {
   return FormatBytes(static_cast<uint64_t>(std::max(0.0, rate))) + "/s";
 }
@@ -183,7 +189,7 @@ std::string RenderStatus(const MigrationStatus& s) {
   if (s.rate >= 1)
     out += "   " + Rate(s.rate);
   if (s.eta_s >= 0 && s.state == "copying")
-    out += "   ETA " + FormatDuration(s.eta_s * 1'000'000'000);
+    out += "   ETA " + Eta(s.eta_s);
   out += "\ntarget   " + FormatBytes(s.bytes.remote) +
          " held by the target alone, in " + FormatCount(s.files.remote) +
          " files";
@@ -235,8 +241,7 @@ std::string RenderProgress(const MigrationStatus& s) {
       "/" +
       FormatCount(s.files.total) + " files";
   if (s.state == "copying" || s.state == "aborting") {
-    out += ", " + Rate(s.rate) + ", ETA ";
-    out += s.eta_s < 0 ? "-" : FormatDuration(s.eta_s * 1'000'000'000);
+    out += ", " + Rate(s.rate) + ", ETA " + Eta(s.eta_s);
   }
   out += ", " + std::to_string(s.holders.size()) + " holders";
   if (!s.reason.empty())
