@@ -221,6 +221,9 @@ std::string Joined(const std::string& a, const std::string& b) {
 void Supervisor::AttachEnded(const ReanchorReport& report) {
   if (report.outcome == Outcome::kDone) {
     live_ = true;
+    // The worker has journaled it; its next status says so.
+    if (status_.state == "planned" || status_.state == "attaching")
+      status_.state = "copying";
     // A mount lives as long as a descriptor of it does: from here on it is the
     // directory tree that keeps the overlay.
     handoff_.fds.erase(fd_name::kOverlay);

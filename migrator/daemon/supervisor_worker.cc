@@ -67,6 +67,8 @@ Status Supervisor::TellWorker(const std::string& text,
 }
 
 void Supervisor::TakeStatus(MigrationStatus status) {
+  if (live_ && status.state == "attaching")
+    return;  // sent before the redirect, and overtaken by the report of it
   const bool changed = status.state != status_.state;
   status_ = std::move(status);
   if (!changed)
