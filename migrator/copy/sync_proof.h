@@ -28,7 +28,7 @@ struct SyncProof {
 
   // Why the target is not complete: nothing if it is, with nothing in flight
   // and nothing put off. An answer of nothing stays true for as long as no
-  // request is served.
+  // request is served and no sync of the target fails.
   std::optional<std::string> WhyNotComplete() const;
 
  private:

@@ -239,8 +239,9 @@ Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
 }
 
 // A straggler must not see what the kernel cached while the overlay was the
-// only user of what it serves alone now (hazard H9). Never on a request's thread, and after
-// the gate is open: the kernel may wait for an answer of ours in it.
+// only user of what it serves alone now (hazard H9). Never on a request's
+// thread, and after the gate is open: the kernel may wait for an answer of
+// ours in it.
 void WorkerOverlay::DropCaches() {
   std::thread([parts = parts_] {
     Status all = parts->session->InvalidateAllEntries();

@@ -58,7 +58,8 @@ class Worker:
                 # The kernel walks two paths one after the other. Who holds
                 # nothing in the tree is not frozen, and may find the second
                 # one on the other side of the switch: once a switch.
-                if e.errno == errno.EXDEV and i == 0 and not self.crossed:
+                if (e.errno == errno.EXDEV and i == 0 and not self.crossed
+                        and what in (os.rename, os.link)):
                     self.crossed = True
                     results.append(("ok", what(*args, **kw)))
                     continue

@@ -132,10 +132,10 @@ int HeldOn(pid_t pid, dev_t dev) {
 
 TEST(FrozenSetFuse, AHungFlushKeepsNobodyElse) {
   if (::geteuid() != 0)
-    GTEST_SKIP() << "needs root: ptrace and mount";
+    GTEST_SKIP() << "SKIPPED for want of: root (ptrace and mount)";
   UniqueFd dev(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!dev)
-    GTEST_SKIP() << "needs /dev/fuse: " << strerror(errno);
+    GTEST_SKIP() << "SKIPPED for want of: /dev/fuse: " << strerror(errno);
   char root[] = "/tmp/frozen_fuse.XXXXXX";
   ASSERT_NE(::mkdtemp(root), nullptr);
   std::string fuse = std::string(root) + "/fuse";

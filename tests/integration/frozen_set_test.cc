@@ -449,7 +449,7 @@ class FrozenSetTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (::geteuid() != 0)
-      GTEST_SKIP() << "needs root: ptrace of other processes";
+      GTEST_SKIP() << "SKIPPED for want of: root (ptrace of other processes)";
   }
 };
 

@@ -59,9 +59,9 @@ class Preflight : public testing::Test {
  protected:
   void SetUp() override {
     if (geteuid() != 0)
-      GTEST_SKIP() << "needs root: mounts";
+      GTEST_SKIP() << "SKIPPED for want of: root (mounts)";
     if (access("/dev/loop-control", F_OK) != 0)
-      GTEST_SKIP() << "needs loop devices: /dev/loop-control";
+      GTEST_SKIP() << "SKIPPED for want of: loop devices (/dev/loop-control)";
     char name[] = "/tmp/livemv-preflight-XXXXXX";
     ASSERT_NE(mkdtemp(name), nullptr);
     base_ = name;

@@ -90,7 +90,7 @@ class ProcessSnapshot : public testing::Test {
  protected:
   void SetUp() override {
     if (geteuid() != 0)
-      GTEST_SKIP() << "needs root: ptrace access to other processes";
+      GTEST_SKIP() << "SKIPPED for want of: root (ptrace)";
     char name[] = "/tmp/livemv-snapshot-XXXXXX";
     ASSERT_NE(mkdtemp(name), nullptr);
     base_ = name;

@@ -23,7 +23,7 @@ class RealNames : public testing::Test {
  protected:
   void SetUp() override {
     if (geteuid() != 0)
-      GTEST_SKIP() << "needs root: open_by_handle_at, trusted attributes";
+      GTEST_SKIP() << "SKIPPED for want of: root (handles, trusted.*)";
     const char* tmp = std::getenv("TMPDIR");
     base_ = std::string(tmp != nullptr ? tmp : "/tmp") + "/livemv-names-XXXXXX";
     ASSERT_NE(mkdtemp(base_.data()), nullptr);

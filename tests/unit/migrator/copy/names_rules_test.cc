@@ -81,6 +81,19 @@ class Names : public testing::Test {
     fs().Release(made.first.id, made.second.fh);
     return made.first.id;
   }
+  // An application removes the directory just before its names are read for
+  // the first time.
+  void RemoveWhenRead(const char* name, bool* removed) {
+    const uint64_t ino = *sys_.InoOf(source_, name);
+    sys_.on_call = [this, ino, name, removed](const FakeSyscalls::Call& call) {
+      if (!*removed && call.fs == source_ && call.ino == ino &&
+          call.name == std::string("ReadDir")) {
+        *removed = true;
+        MustDo(fs().RmDir(kRootId, name));
+      }
+      return 0;
+    };
+  }
   // Names on the source of files that carry our mark.
   std::vector<std::string> Marked() {
     std::map<std::string, Seen> seen;
@@ -408,18 +421,10 @@ TEST_F(Names, ADirectoryRemovedBeforeItIsReadIsNotWaitedFor) {
   Start();
   const FileId d = Id("d");
   Must(worker_->source->Dir(d));
-  const uint64_t ino = *sys_.InoOf(source_, "d");
-  bool once = true;
-  sys_.on_call = [&](const FakeSyscalls::Call& call) {
-    if (once && call.fs == source_ && call.ino == ino &&
-        call.name == std::string("ReadDir")) {
-      once = false;
-      MustDo(fs().RmDir(kRootId, "d"));
-    }
-    return 0;
-  };
+  bool removed = false;
+  RemoveWhenRead("d", &removed);
   ExpectSettles();
-  EXPECT_FALSE(once);
+  EXPECT_TRUE(removed);
   EXPECT_TRUE(worker_->scanner->Done());
 }
 
@@ -581,20 +586,12 @@ TEST_F(Names, TheSweepPassesADirectoryThatIsRemovedUnderIt) {
   PlantDir("d");
   Start();
   ExpectSettles();
-  const uint64_t ino = *sys_.InoOf(source_, "d");
-  bool once = true;
-  sys_.on_call = [&](const FakeSyscalls::Call& call) {
-    if (once && call.fs == source_ && call.ino == ino &&
-        call.name == std::string("ReadDir")) {
-      once = false;
-      MustDo(fs().RmDir(kRootId, "d"));
-    }
-    return 0;
-  };
+  bool removed = false;
+  RemoveWhenRead("d", &removed);
   copy::MarkSweep sweep(worker_->source.get(), {}, true);
   while (Must(sweep.Step())) {
   }
-  EXPECT_FALSE(once);
+  EXPECT_TRUE(removed);
 }
 
 TEST_F(Names, AnAbortFindsTheMarksThatNoRecordKnows) {
