@@ -208,9 +208,14 @@ Status WorkerOverlay::OpenGate() {
 
 Status WorkerOverlay::CommitTarget(int64_t deadline_ns) {
   TRY(core::FaultPoint("commit.target"));
-  TRY(parts_->fs->SetServing(Serving::kTargetOnly, deadline_ns, [this] {
-    return parts_->phase->SetTargetTruth(true);
-  }));
+  TRY(parts_->fs->SetServing(
+      Serving::kTargetOnly, deadline_ns, [this]() -> Status {
+        // A sync of the target that has failed since the drain has taken
+        // claims back.
+        if (auto why = parts_->Proof().WhyNotComplete())
+          return Fail(ErrorCode::kConflict, *why);
+        return parts_->phase->SetTargetTruth(true);
+      }));
   return core::FaultPoint("commit.target_done");
 }
 
