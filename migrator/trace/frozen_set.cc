@@ -248,14 +248,9 @@ core::Status FrozenSetImpl::TakeInverse(MoveRecord& record,
     const FdMove& fd = move.fds[i];
     core::UniqueFd old(
         static_cast<int>(::syscall(SYS_pidfd_getfd, record.task_fd, fd.at, 0)));
-    if (!old) {
-      int err = errno;
-      std::string what = "take descriptor " + std::to_string(fd.at) +
-                         " of process " + std::to_string(move.pid);
-      if (err == ESRCH)
-        return std::unexpected(core::Error{ErrorCode::kGone, err, what});
-      return FailSys(err, what);
-    }
+    if (!old)
+      return FailSys(errno, "take descriptor " + std::to_string(fd.at) +
+                                " of process " + std::to_string(move.pid));
     fds[i] = {fd.at, old.Get(), fd.with, fd.cloexec};
     keep->push_back(std::move(old));
   }
@@ -263,13 +258,8 @@ core::Status FrozenSetImpl::TakeInverse(MoveRecord& record,
     std::string path = "/proc/" + std::to_string(thread.pid) + "/task/" +
                        std::to_string(thread.tid) + "/cwd";
     core::UniqueFd old(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!old) {
-      int err = errno;
-      if (err == ENOENT || err == ESRCH)
-        return std::unexpected(
-            core::Error{ErrorCode::kGone, err, "open " + path});
-      return FailSys(err, "open " + path);
-    }
+    if (!old)
+      return FailSys(errno, "open " + path);
     record.old_cwd = old.Get();
     record.new_cwd = *move.cwd;
     keep->push_back(std::move(old));
@@ -319,11 +309,8 @@ core::Status FrozenSetImpl::RecordMove(const TracedProcess& process,
     std::lock_guard lock(keep_mu_);
     std::ranges::move(keep, std::back_inserter(keep_));
   }
-  if (!taken) {
-    auto stat = MakeTaskView()->Stat(thread.pid, thread.tid);
-    bool gone = stat ? stat->Dead() : IsGone(stat.error());
-    return gone ? core::Status{} : taken;
-  }
+  if (!taken)
+    return lane.CallsOf(thread_index).Killed() ? core::Status{} : taken;
   record.state = MoveState::kRecorded;
   lane.moves.push_back(index);
   return {};
@@ -371,7 +358,8 @@ core::Status FrozenSetImpl::Swap(const std::vector<Move>& moves) {
         if (move.state == MoveState::kMoved)
           continue;
         together = swaps[i]->To(Side::kNew, deadline_ns_);
-        if (!together && IsGone(together.error())) {
+        if (!together && (IsGone(together.error()) ||
+                          lane.CallsOf(move.thread).Killed())) {
           move.state = MoveState::kReturned;
           together = {};
         }
@@ -421,7 +409,8 @@ core::Status FrozenSetImpl::Undo() {
       if (records[i]->state == MoveState::kReturned)
         continue;
       auto undone = swaps[i]->To(Side::kOld, until);
-      if (!undone && IsGone(undone.error()))
+      if (!undone && (IsGone(undone.error()) ||
+                      lane.CallsOf(records[i]->thread).Killed()))
         records[i]->state = MoveState::kReturned;
       else if (!undone)
         result = std::move(undone);

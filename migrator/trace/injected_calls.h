@@ -59,6 +59,16 @@ class InjectedCalls {
   // death of the tracer.
   bool MayRunProgram() const { return !record_.spins; }
 
+  // Whether the thread was killed: then what fails about it is no failure.
+  // /proc shows it alive until it has given back its memory, long after its
+  // descriptors cannot be had any more. Of a hung call its end tells.
+  bool Killed() {
+    core::Result<Registers> registers;
+    if (!hung())
+      registers = GetRegisters();
+    return !registers && registers.error().code == core::ErrorCode::kGone;
+  }
+
   pid_t tid() const { return record_.tid; }
   pid_t pid() const { return record_.pid; }
 

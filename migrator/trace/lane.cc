@@ -99,8 +99,8 @@ core::Status Lane::ParkProcess(TracedProcess& process, uint32_t record) {
     if (!trampoline) {
       auto put = RemoteMemory(process.pid, thread.tid).PutTrampoline();
       if (!put) {
-        auto stat = tasks_->Stat(process.pid, thread.tid);
-        if (!stat || stat->Dead())
+        auto registers = ops_->GetRegisters(thread.tid);
+        if (!registers && IsGone(registers.error()))
           continue;  // killed meanwhile
         return std::unexpected(std::move(put).error());
       }

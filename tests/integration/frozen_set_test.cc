@@ -11,6 +11,7 @@
 #include <linux/kcmp.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -758,6 +759,59 @@ TEST_F(FrozenSetTest, AProcessKilledInTheFreezeDoesNotStopTheOthers) {
   int how = 0;
   ASSERT_EQ(::waitpid(doomed.pid(), &how, 0), doomed.pid());
   EXPECT_TRUE(WIFSIGNALED(how));
+  EXPECT_TRUE(CwdIs(other.pid(), trees.b()));
+  other.Finish();
+}
+
+// It gives its memory back before /proc shows it dead, and has no descriptors
+// to look at by then.
+TEST_F(FrozenSetTest, AProcessThatTakesLongToDieDoesNotStopTheOthers) {
+  Trees trees;
+  UniqueFd held(::open((trees.a() + "/log.5").c_str(), O_RDWR | O_CLOEXEC));
+  int ready[2];
+  ASSERT_EQ(::pipe2(ready, O_CLOEXEC), 0);
+  pid_t doomed = ::fork();
+  if (doomed == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    constexpr size_t kBytes = size_t{512} << 20;
+    void* memory = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // Small pages take their time.
+    ::madvise(memory, kBytes, MADV_NOHUGEPAGE);
+    bool ok = ::madvise(memory, kBytes, MADV_POPULATE_WRITE) == 0 &&
+              ::chdir(trees.a().c_str()) == 0 && ::write(ready[1], "r", 1) == 1;
+    while (ok)
+      ::pause();
+    ::_exit(1);
+  }
+  Victim other("appender", {"x"}, trees.a());
+  char byte;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  int status = InTracer([&]() -> int {
+    auto set = FrozenSet::Create();
+    std::vector<Unstopped> unstopped;
+    std::vector<pid_t> pids = {doomed, other.pid()};
+    if (!(*set)->Freeze(pids, In(5000), &unstopped))
+      return 1;
+    Plan plan;
+    plan.Add(pids, trees.a(), trees.b());
+    ::kill(doomed, SIGKILL);
+    UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, doomed, 0)));
+    Eventually([&] {
+      UniqueFd taken(static_cast<int>(
+          ::syscall(SYS_pidfd_getfd, process.Get(), held.Get(), 0)));
+      return !taken;
+    });
+    auto swapped = (*set)->Swap(plan.moves);
+    if (!swapped) {
+      fprintf(stderr, "%s\n", Text(swapped).c_str());
+      return 2;
+    }
+    (*set)->Commit();
+    return (*set)->Thaw() ? 0 : 3;
+  });
+  ASSERT_EQ(status, 0);
+  ASSERT_EQ(::waitpid(doomed, nullptr, 0), doomed);
   EXPECT_TRUE(CwdIs(other.pid(), trees.b()));
   other.Finish();
 }
