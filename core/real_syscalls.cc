@@ -160,14 +160,21 @@ class RealSyscalls final : public Syscalls {
   }
   Result<std::vector<DirEntry>> ReadDir(int fd, int64_t offset,
                                         size_t max_bytes) override {
-    if (::lseek(fd, offset, SEEK_SET) < 0)
-      return FailSys(errno, "lseek");
     if (max_bytes < 4096)
       max_bytes = 4096;
     auto buf = std::make_unique<char[]>(max_bytes);
-    long n = ::syscall(SYS_getdents64, fd, buf.get(), max_bytes);
-    if (n < 0)
-      return FailSys(errno, "getdents64");
+    long n = 0;
+    // Twice from the beginning, if that shows nothing, not even ".": ext4 keeps
+    // the place of a descriptor that is read at the end before anything else,
+    // and takes it for its own once after a rewind (fs/ext4/dir.c,
+    // ext4_dx_readdir, last_pos; seen on 6.18).
+    for (int looks = offset == 0 ? 2 : 1; looks > 0 && n == 0; --looks) {
+      if (::lseek(fd, offset, SEEK_SET) < 0)
+        return FailSys(errno, "lseek");
+      n = ::syscall(SYS_getdents64, fd, buf.get(), max_bytes);
+      if (n < 0)
+        return FailSys(errno, "getdents64");
+    }
     std::vector<DirEntry> out;
     for (long pos = 0; pos < n;) {
       auto* d = reinterpret_cast<KernelDirent*>(buf.get() + pos);

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "migrator/daemon/plan_report.h"
+#include "tests/support/loop_volumes.h"
 
 namespace livemv::daemon {
 namespace {
@@ -27,44 +28,12 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-int RunTool(const std::vector<std::string>& words) {
-  std::vector<char*> argv;
-  for (const std::string& word : words)
-    argv.push_back(const_cast<char*>(word.c_str()));
-  argv.push_back(nullptr);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    execvp(argv[0], argv.data());
-    _exit(127);
-  }
-  int status = -1;
-  waitpid(pid, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-std::string Output(const std::string& command) {
-  std::string text;
-  FILE* pipe = popen(command.c_str(), "r");
-  char buffer[256];
-  while (pipe != nullptr && fgets(buffer, sizeof buffer, pipe) != nullptr)
-    text += buffer;
-  if (pipe != nullptr)
-    pclose(pipe);
-  while (text.ends_with('\n'))
-    text.pop_back();
-  return text;
-}
-
-class Preflight : public testing::Test {
+class Preflight : public LoopVolumes {
  protected:
   void SetUp() override {
-    if (geteuid() != 0)
-      GTEST_SKIP() << "SKIPPED for want of: root (mounts)";
-    if (access("/dev/loop-control", F_OK) != 0)
-      GTEST_SKIP() << "SKIPPED for want of: loop devices (/dev/loop-control)";
-    char name[] = "/tmp/livemv-preflight-XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    base_ = name;
+    LoopVolumes::SetUp();
+    if (IsSkipped() || HasFatalFailure())
+      return;
     ASSERT_NO_FATAL_FAILURE(Volume("disk", 32));
     ASSERT_NO_FATAL_FAILURE(Volume("nas", 64));
     tree_ = base_ + "/disk/my tree";
@@ -75,28 +44,6 @@ class Preflight : public testing::Test {
     request_.state_dir = base_ + "/state";
     request_.own = {getpid()};
   }
-  void TearDown() override {
-    for (auto it = mounts_.rbegin(); it != mounts_.rend(); ++it)
-      umount2(it->c_str(), MNT_DETACH);
-    for (const std::string& loop : loops_)
-      RunTool({"losetup", "-d", loop});
-    if (!base_.empty())
-      std::filesystem::remove_all(base_);
-  }
-  void Volume(const std::string& name, int mb) {
-    const std::string image = base_ + "/" + name + ".img";
-    ASSERT_EQ(RunTool({"truncate", "-s", std::to_string(mb) + "M", image}), 0);
-    ASSERT_EQ(RunTool({"mkfs.ext4", "-q", "-F", "-b", "1024", image}), 0);
-    const std::string loop = Output("losetup --show -f " + image);
-    ASSERT_TRUE(loop.starts_with("/dev/")) << loop;
-    loops_.push_back(loop);
-    const std::string point = base_ + "/" + name;
-    std::filesystem::create_directory(point);
-    ASSERT_EQ(mount(loop.c_str(), point.c_str(), "ext4", 0, ""), 0);
-    mounts_.push_back(point);
-  }
-  void Mounted(const std::string& point) { mounts_.push_back(point); }
-
   std::vector<std::string> Blockers() {
     std::vector<std::string> codes;
     plan_ = MakePlan(request_);
@@ -107,10 +54,7 @@ class Preflight : public testing::Test {
     return codes;
   }
 
-  std::string base_;
   std::string tree_;
-  std::vector<std::string> mounts_;
-  std::vector<std::string> loops_;
   PlanRequest request_;
   Plan plan_;
 };
