@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
+#include "core/fault_points.h"
 #include "core/log.h"
 #include "migrator/cutover/attach.h"
 #include "migrator/cutover/cutover.h"
@@ -183,6 +184,8 @@ int ReanchorMain(Handoff handoff, Channel supervisor) {
   Status sent = supervisor.Send(ReportToJson(report));
   if (!sent)
     LOG_ERROR("report to the supervisor: {}", sent.error().ToString());
+  // Armed to fail, it has nothing left that could.
+  (void)core::FaultPoint("reanchor.reported");
   return sent ? 0 : 1;
 }
 

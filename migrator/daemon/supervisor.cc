@@ -177,6 +177,7 @@ void Supervisor::OnReanchorEnd() {
   }
   if (!gone_state_.empty() && !over_)
     OverlayGone(gone_state_);
+  HandlePutOff();
   Consider();
 }
 

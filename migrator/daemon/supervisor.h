@@ -86,6 +86,7 @@ class Supervisor {
   void OnClient(ClientId id);
   void Handle(ClientId id, const std::string& line);
   void AskWorker(ClientId id, const std::string& json);
+  void HandlePutOff();
   void Answer(ClientId id, const std::string& reply);
   void Flush(ClientId id);
   void Push();            // the status to those who follow
@@ -116,6 +117,8 @@ class Supervisor {
   int64_t worker_started_ns_ = 0;
   int64_t worker_backoff_ns_ = 0;
   std::map<uint64_t, ClientId> asked_;  // by number of the question
+  // Requests that wait for the end of the re-anchorer.
+  std::vector<std::pair<ClientId, std::string>> put_off_;
   // Deleted while open; kept for the worker's successor, by FileId.
   std::map<uint64_t, core::UniqueFd> orphans_;
   std::string gone_state_;  // the overlay is gone, and the migration is this

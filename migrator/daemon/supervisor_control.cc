@@ -203,16 +203,26 @@ void Supervisor::Handle(ClientId id, const std::string& line) {
       return Answer(id, MakeReply(Exit::kBlocked,
                                   "the overlay is just being put on; try again "
                                   "when the state is copying"));
-    if (reanchorer_)
-      return Answer(id, MakeReply(Exit::kBlocked,
-                                  "a " + reanchor_role_ +
-                                      " is under way; try again in a moment"));
     if (worker_stopping_)
       return Answer(id, MakeReply(Exit::kBlocked, TooLate()));
     auto_cutover_ = false;
+    // An attempt in progress takes a moment, and how it ends says what an
+    // abort means.
+    if (reanchorer_) {
+      put_off_.emplace_back(id, line);
+      clients_[id].busy = true;
+      return;
+    }
     return AskWorker(id, line);
   }
   Answer(id, MakeReply(Exit::kUsage, "unknown request '" + verb + "'"));
+}
+
+void Supervisor::HandlePutOff() {
+  for (auto& [id, line] : std::exchange(put_off_, {})) {
+    if (clients_.contains(id) && !over_)
+      Handle(id, line);
+  }
 }
 
 std::string Supervisor::TooLate() const {

@@ -22,7 +22,7 @@ class Abort(bed.Bed):
         self.assertEqual((self.disk / "grown").read_bytes(), b"x" * 3_000_000)
         self.assertEqual(self.listed(), [])
 
-        target = self.volume("nas2", 800)  # the first target is left aside
+        target = self.target_volume("nas2", 800)  # the first target is left aside
         self.start("--cutover=wait", "--wait", target=target)
         with open(self.disk / "grown", "ab") as f:
             f.write(b"y" * 2_000_000)
@@ -34,6 +34,15 @@ class Abort(bed.Bed):
         for name in [n for n in after[0] if n.endswith(b".log") or n == b"grown"]:
             del after[0][name]
         self.assertEqual(bed.difference(before, after), "")
+
+    def test_abort_typed_right_after_start(self):
+        """The re-anchorer has said that it is done, and has not ended yet."""
+        bed.fill(self.disk, mb=5, files=60)
+        before = bed.tree(self.disk)
+        self.start("--cutover=wait", env={"LIVEMV_FAULTS": "reanchor.reported=delay:1000"})
+        self.livemv("abort", self.disk, "--wait")
+        self.assertEqual(self.listed(), [])
+        self.assertEqual(bed.difference(before, bed.tree(self.disk)), "")
 
     def test_abort_is_refused_when_the_growth_does_not_fit(self):
         (self.disk / "ballast").write_bytes(bytes(200 << 20))
@@ -70,7 +79,7 @@ class Faults(bed.Bed):
                 self.assertEqual(self.listed(), [])
         self.start("--wait")
         self.assert_nothing_lost(self.stop_writers())
-        self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        self.assert_moved()
 
     def test_at_each_step_of_cutover(self):
         bed.fill(self.disk, mb=5, files=60)
@@ -78,7 +87,7 @@ class Faults(bed.Bed):
         for n, point in enumerate(("cutover.frozen", "cutover.gated", "cutover.swapped",
                                    "cutover.mounted")):
             with self.subTest(point):
-                target = self.volume(f"target{n}", 100)
+                target = self.target_volume(f"target{n}", 100)
                 # Every attempt fails there, five of them, and then it is let be.
                 self.start("--cutover=wait", "--wait", target=target,
                            env={"LIVEMV_FAULTS": f"{point}=error:5"})
@@ -87,9 +96,8 @@ class Faults(bed.Bed):
                 self.assertEqual(self.status()["state"], "synced")
                 self.livemv("abort", self.disk, "--wait")
                 self.assertNotEqual(os.stat(self.disk).st_dev, os.stat(target).st_dev)
-                bed.run("umount", target)
         with self.subTest("before the freeze: no attempt that counts"):
-            target = self.volume("target-flushed", 100)
+            target = self.target_volume("target-flushed", 100)
             self.start("--wait", "--cutover=wait", target=target,
                        env={"LIVEMV_FAULTS": "cutover.flushed=error:5"})
             self.livemv("cutover", self.disk)
@@ -99,7 +107,7 @@ class Faults(bed.Bed):
             self.livemv("abort", self.disk, "--wait")
         self.start("--wait")
         self.assert_nothing_lost(self.stop_writers())
-        self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        self.assert_moved()
 
 
     def test_once_at_each_step_of_abort(self):
@@ -110,7 +118,7 @@ class Faults(bed.Bed):
         # In the worker, which lives on: the next attempt of a re-anchorer gets past.
         for n, point in enumerate(("gate.drain", "commit.source", "commit.source_done")):
             with self.subTest(point):
-                target = self.volume(f"target{n}", 100)
+                target = self.target_volume(f"target{n}", 100)
                 self.start("--cutover=wait", "--wait", target=target,
                            env={"LIVEMV_FAULTS": f"{point}=error:5@1"})
                 with open(self.disk / "grown", "ab") as f:
@@ -118,7 +126,6 @@ class Faults(bed.Bed):
                 self.livemv("abort", self.disk, "--wait")
                 self.assertEqual(self.listed(), [])
                 self.assertNotEqual(os.stat(self.disk).st_dev, os.stat(target).st_dev)
-                bed.run("umount", target)
         self.assert_nothing_lost(self.stop_writers())
 
 
@@ -188,7 +195,7 @@ class Stragglers(bed.Bed):
                  lambda: str(holder.pid) in str(self.status().get("reason")))
         self.livemv("cutover", self.disk, f"--accept={holder.pid}")
         self.wait_state("draining", "moved")
-        self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        self.assert_moved()
         holder.stdin.write(b"after the move\n")
         holder.stdin.flush()
         self.assertEqual(holder.stdout.readline(), b"done\n")
