@@ -35,7 +35,7 @@ void SendEntry(fuse_req_t req, const Result<Entry>& entry) {
   if (entry)
     reply.WithEntry(*entry, Self(req)->core()->CacheSeconds());
   else
-    reply.Err(entry.error().Errno());
+    reply.Err(entry.error());
 }
 
 void OpInit(void* self, fuse_conn_info* conn) {
@@ -66,7 +66,7 @@ void OpLookup(fuse_req_t req, fuse_ino_t dir, const char* name) {
     if (attr)
       reply.WithEntry(Entry{dir, *attr}, seconds);
     else
-      reply.Err(attr.error().Errno());
+      reply.Err(attr.error());
     return;
   }
   auto entry = core->Lookup(dir, name);
@@ -75,7 +75,7 @@ void OpLookup(fuse_req_t req, fuse_ino_t dir, const char* name) {
   else if (entry.error().Errno() == ENOENT)
     reply.NoSuchName(seconds);
   else
-    reply.Err(entry.error().Errno());
+    reply.Err(entry.error());
 }
 
 void OpGetAttr(fuse_req_t req, fuse_ino_t ino, fuse_file_info*) {
@@ -85,7 +85,7 @@ void OpGetAttr(fuse_req_t req, fuse_ino_t ino, fuse_file_info*) {
   if (attr)
     reply.WithAttr(*attr, core->CacheSeconds());
   else
-    reply.Err(attr.error().Errno());
+    reply.Err(attr.error());
 }
 
 AttrChange ToChange(const struct fuse_setattr_in& in) {
@@ -120,7 +120,7 @@ void OpSetAttr(fuse_req_t req, fuse_ino_t ino, struct stat*, int,
   if (attr)
     reply.WithAttr(*attr, core->CacheSeconds());
   else
-    reply.Err(attr.error().Errno());
+    reply.Err(attr.error());
 }
 
 void OpReadLink(fuse_req_t req, fuse_ino_t ino) {
@@ -129,7 +129,7 @@ void OpReadLink(fuse_req_t req, fuse_ino_t ino) {
   if (text)
     reply.WithLink(text->c_str());
   else
-    reply.Err(text.error().Errno());
+    reply.Err(text.error());
 }
 
 void OpMkNod(fuse_req_t req, fuse_ino_t dir, const char* name, mode_t mode,
@@ -199,7 +199,7 @@ void OpOpen(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   auto opened = open(once ? &*once : nullptr);
   Reply reply(req);
   if (!opened)
-    reply.Err(opened.error().Errno());
+    reply.Err(opened.error());
   else if (!reply.WithOpen(*opened, *fi))
     core->Release(ino, opened->fh);
 }
@@ -212,7 +212,7 @@ void OpCreate(fuse_req_t req, fuse_ino_t dir, const char* name, mode_t mode,
       CreateOnce(&once, core, dir, name, fi->flags, mode, CallerOf(req));
   Reply reply(req);
   if (!made) {
-    reply.Err(made.error().Errno());
+    reply.Err(made.error());
     return;
   }
   if (!reply.WithCreate(made->first, made->second, *fi, core->CacheSeconds()))
@@ -237,7 +237,7 @@ void OpRead(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
   if (got)
     reply.WithBytes({buffer.data(), *got});
   else
-    reply.Err(got.error().Errno());
+    reply.Err(got.error());
 }
 
 // Whether off is the end for an append, or was before a predecessor began to
@@ -267,7 +267,7 @@ void OpWrite(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size,
     if (wrote)
       reply.WithWritten(*wrote);
     else
-      reply.Err(wrote.error().Errno());
+      reply.Err(wrote.error());
   };
   if ((fi->flags & O_APPEND) == 0)
     return send(core->Write(ino, at, bytes, fi->flags, kill));
@@ -314,7 +314,7 @@ void OpLSeek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
   if (at)
     reply.WithOffset(*at);
   else
-    reply.Err(at.error().Errno());
+    reply.Err(at.error());
 }
 
 // Bytes of one item in buf, or more than room if it does not fit.
@@ -345,7 +345,7 @@ void ReadDirectory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
   double seconds = core->CacheSeconds();
   auto items = core->ReadDir(ino, off, size, plus);
   if (!items) {
-    reply.Err(items.error().Errno());
+    reply.Err(items.error());
     return;
   }
   std::string buf(size, '\0');
@@ -377,7 +377,7 @@ void OpReadDirPlus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 void SendXattr(fuse_req_t req, size_t size, const Result<std::string>& value) {
   Reply reply(req);
   if (!value)
-    reply.Err(value.error().Errno());
+    reply.Err(value.error());
   else if (size == 0)
     reply.WithXattrSize(value->size());
   else if (value->size() > size)
@@ -413,7 +413,7 @@ void OpStatFs(fuse_req_t req, fuse_ino_t) {
   if (fs)
     reply.WithStatFs(*fs);
   else
-    reply.Err(fs.error().Errno());
+    reply.Err(fs.error());
 }
 
 // chattr, lsattr and the rest: flags of the source's inode have no place on

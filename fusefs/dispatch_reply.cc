@@ -3,6 +3,7 @@
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 
+#include <atomic>
 #include <cerrno>
 
 #include "core/log.h"
@@ -22,6 +23,35 @@ fuse_file_info ToFileInfo(const OpenReply& open, const fuse_file_info& asked) {
   fi.direct_io = open.direct_io;
   fi.keep_cache = open.keep_cache && !open.direct_io;
   return fi;
+}
+
+// Errors of the machinery; all others are an answer of POSIX to the caller.
+bool IsOurs(int err) {
+  switch (err) {
+    case EIO:
+    case ESTALE:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case EBADF:
+    case EFAULT:
+    case EREMOTEIO:
+    case ECONNABORTED:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// A target that fails fails every request: the first lines tell it all.
+void LogSeldom(const core::Error& error) {
+  constexpr uint64_t kFirst = 100, kThen = 10'000;
+  static std::atomic<uint64_t> seen = 0;
+  const uint64_t n = ++seen;
+  const fuse_in_header* request = Transport::Request();
+  if (request != nullptr && (n <= kFirst || n % kThen == 0))
+    LOG_WARN("opcode {} of inode {:x} is answered with an error: {}",
+             request->opcode, request->nodeid, error.ToString());
 }
 
 }  // namespace
@@ -75,8 +105,17 @@ void Reply::Err(int err) {
     fuse_reply_err(request_, err);
 }
 
+void Reply::Err(const core::Error& error) {
+  if (IsOurs(error.Errno()))
+    LogSeldom(error);
+  Err(error.Errno());
+}
+
 void Reply::Of(const core::Status& status) {
-  Err(status ? 0 : status.error().Errno());
+  if (status)
+    Err(0);
+  else
+    Err(status.error());
 }
 
 void Reply::WithEntry(const Entry& entry, double seconds) {

@@ -28,6 +28,9 @@ class Reply {
   Reply& operator=(const Reply&) = delete;
 
   void Err(int err);  // 0: success without a body
+  // An error that is no answer to a caller's mistake is logged: nobody else
+  // can say why an application saw it.
+  void Err(const core::Error& error);
   void Of(const core::Status& status);
   void WithEntry(const Entry& entry, double seconds);
   void NoSuchName(double seconds);  // cached by the kernel if seconds > 0
