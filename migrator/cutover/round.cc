@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -127,10 +128,13 @@ class Round {
     Status status = frozen_set_->Freeze(pids, deadline_ns_, &unstopped);
     if (status)
       return status;
+    constexpr size_t kNamed = 4;
     std::string names;
-    for (const trace::Unstopped& u : unstopped)
-      names += (names.empty() ? ": process " : ", process ") +
-               std::to_string(u.pid) + " " + u.reason;
+    for (size_t i = 0; i < std::min(unstopped.size(), kNamed); ++i)
+      names += (i == 0 ? ": process " : ", process ") +
+               std::to_string(unstopped[i].pid) + " " + unstopped[i].reason;
+    if (unstopped.size() > kNamed)
+      names += " and " + std::to_string(unstopped.size() - kNamed) + " more";
     core::Error error = std::move(status).error();
     error.what += names;
     return Fail(std::move(error));

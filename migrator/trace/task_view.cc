@@ -117,12 +117,12 @@ class ProcTaskView final : public TaskView {
 
   std::string WaitsIn(pid_t pid, pid_t tid) override {
     std::string text;
-    if (auto call = ReadSmall(TaskPath(pid, tid, "syscall")))
-      text = "system call " + call->substr(0, call->find(' '));
+    if (auto call = CurrentCall(pid, tid))
+      text = "system call " + std::to_string(*call);
     auto channel = ReadSmall(TaskPath(pid, tid, "wchan"));
     if (channel && !channel->empty() && *channel != "0")
       text += (text.empty() ? "" : ", ") + *channel;
-    return text.empty() ? "unknown" : text;
+    return text.empty() ? "in no system call" : text;
   }
 
   core::Result<long> CurrentCall(pid_t pid, pid_t tid) override {

@@ -54,7 +54,7 @@ class TaskView {
   virtual core::Result<std::vector<pid_t>> Threads(pid_t pid) = 0;
   virtual core::Result<TaskStat> Stat(pid_t pid, pid_t tid) = 0;
   virtual core::Result<TaskSecurity> Security(pid_t pid, pid_t tid) = 0;
-  // The call or kernel function in which the thread waits, for a message.
+  // The call and the kernel function in which the thread waits, for a message.
   virtual std::string WaitsIn(pid_t pid, pid_t tid) = 0;
   // The number of the system call in which the thread sleeps; kGone also if it
   // sleeps in none.
