@@ -20,6 +20,17 @@ namespace {
 constexpr uint64_t kBatch = 300;
 constexpr double kStuckSeconds = 60;
 
+// What a child has computed, so that a machine that is busy, or was suspended,
+// is not taken for a simulation that is stuck.
+double CpuSeconds(pid_t pid) {
+  clockid_t clock;
+  struct timespec used = {};
+  if (clock_getcpuclockid(pid, &clock) == 0)
+    clock_gettime(clock, &used);
+  return static_cast<double>(used.tv_sec) +
+         static_cast<double>(used.tv_nsec) / 1e9;
+}
+
 double Now() {
   return std::chrono::duration<double>(
              std::chrono::steady_clock::now().time_since_epoch())
@@ -117,10 +128,11 @@ Violation Find(const Search& search, Totals* totals) {
         Shared* s = child.shared;
         if (waitpid(child.pid, &status, WNOHANG) != child.pid) {
           running = true;
+          const double used = CpuSeconds(child.pid);
           if (s->seed != child.last_seed) {
             child.last_seed = s->seed;
-            child.since = now;
-          } else if (now - child.since > kStuckSeconds) {
+            child.since = used;
+          } else if (used - child.since > kStuckSeconds) {
             Note(s, "runs for ever without a system call");
             kill(child.pid, SIGKILL);
           } else if (!found.why.empty() || time_up) {
@@ -144,7 +156,7 @@ Violation Find(const Search& search, Totals* totals) {
       next = to;
       std::memset(child.shared, 0, sizeof *child.shared);
       child.last_seed = 0;
-      child.since = now;
+      child.since = 0;
       fflush(nullptr);
       child.pid = fork();
       if (child.pid == 0) {
