@@ -2,6 +2,9 @@
 workloads, and a cleanup that leaves nothing mounted or running.
 
 Environment: LIVEMV_BUILD, the build tree (default: build beside the sources).
+LIVEMV_NFS: an NFS server's address; then targets are directories of its
+/export (which this machine sees too: tests/vm), mounted with the version of
+LIVEMV_NFS_VERS. LIVEMV_SMALL: a slow machine; less data, less often.
 """
 import hashlib
 import json
@@ -18,14 +21,23 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("LIVEMV_BUILD", ROOT / "build"))
+NFS = os.environ.get("LIVEMV_NFS")
+NFS_VERS = os.environ.get("LIVEMV_NFS_VERS", "4.2")
+SMALL = bool(os.environ.get("LIVEMV_SMALL"))
+SLOW = 4 if SMALL else 1  # for deadlines
 LIVEMV = str(BUILD / "livemv")
 WORKLOAD = str(BUILD / "tests" / "workload")
+
+
+def sized(n, small):
+    """n, or on a slow machine small."""
+    return small if SMALL else n
 
 
 def run(*cmd, timeout=120, check=True, **kw):
     """A command with a deadline; its output in the error if it fails."""
     p = subprocess.run([str(c) for c in cmd], stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, timeout=timeout, **kw)
+                       stderr=subprocess.STDOUT, timeout=timeout * SLOW, **kw)
     p.text = p.stdout.decode(errors="replace")
     if check and p.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, cmd))}: exit {p.returncode}\n{p.text}")
@@ -34,7 +46,7 @@ def run(*cmd, timeout=120, check=True, **kw):
 
 def poll(what, condition, timeout=30.0, step=0.02):
     """Waits until condition() is true; its value. Fails with what after timeout."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + timeout * SLOW
     while True:
         value = condition()
         if value:
@@ -44,9 +56,20 @@ def poll(what, condition, timeout=30.0, step=0.02):
         time.sleep(step)
 
 
+class Spawned(subprocess.Popen):
+    """A process whose deadlines are those of the machine."""
+
+    def wait(self, timeout=None):
+        return super().wait(timeout and timeout * SLOW)
+
+    def communicate(self, input=None, timeout=None):
+        return super().communicate(input, timeout and timeout * SLOW)
+
+
 class Bed(unittest.TestCase):
-    """A test with a source volume (self.disk), a target volume (self.nas),
-    a state directory and a place for everything else (self.work)."""
+    """A test with a source volume (self.disk), a target (self.nas, as a
+    directory to look at; self.target(self.nas) is what livemv is told), a state
+    directory and a place for everything else (self.work)."""
 
     disk_mb = 400
     nas_mb = 800
@@ -66,10 +89,11 @@ class Bed(unittest.TestCase):
     def setUp(self):
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="livemv-e2e."))
         self.loops = []
+        self.exported = []
         self.processes = []
         self.addCleanup(self.clean)
         self.disk = self.volume("disk", self.disk_mb)
-        self.nas = self.volume("nas", self.nas_mb)
+        self.nas = self.target_volume("nas", self.nas_mb)
         self.state = self.work / "state"
         self.state.mkdir()
 
@@ -84,8 +108,34 @@ class Bed(unittest.TestCase):
         run("mount", loop, at)
         return at
 
+    def target_volume(self, name, mb):
+        """A new volume for a target, or on the NFS server a new directory."""
+        if not NFS:
+            return self.volume(name, mb)
+        at = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.work.name}.{name}.", dir="/export"))
+        at.chmod(0o755)
+        self.exported.append(at)
+        return at
+
+    def target(self, at):
+        """Words of the command line for a target: at, or its name on the server."""
+        if not NFS:
+            return [str(at)]
+        path = os.path.relpath(at, "/export") if NFS_VERS.startswith("4") else f"{at}"[1:]
+        return [f"{NFS}:/{path}", "-o", f"vers={NFS_VERS}"]
+
+    def assert_moved(self, source=None, target=None):
+        """The target is what is mounted on the source."""
+        source, target = source or self.disk, target or self.nas
+        if not NFS:
+            self.assertEqual(os.stat(source).st_dev, os.stat(target).st_dev)
+            return
+        found = run("findmnt", "-n", "-o", "SOURCE,FSTYPE", "-M", source).text.split()
+        self.assertEqual(found[-2:], [self.target(target)[0],
+                                      "nfs4" if NFS_VERS.startswith("4") else "nfs"])
+
     def spawn(self, *cmd, **kw):
-        p = subprocess.Popen([str(c) for c in cmd], **kw)
+        p = Spawned([str(c) for c in cmd], **kw)
         self.processes.append(p)
         return p
 
@@ -101,8 +151,9 @@ class Bed(unittest.TestCase):
         return p
 
     def start(self, *options, code=0, source=None, target=None, **kw):
-        return self.livemv("start", source or self.disk, target or self.nas,
-                           f"--state-dir={self.state}", *options, code=code, **kw)
+        return self.livemv("start", source or self.disk, *self.target(target or self.nas),
+                           f"--state-dir={self.state}", f"--max-pause={sized('200ms', '10s')}",
+                           *options, code=code, **kw)
 
     def status(self, of=None):
         p = run(LIVEMV, "status", of or self.disk, "--json", timeout=20, check=False)
@@ -134,7 +185,7 @@ class Bed(unittest.TestCase):
         return "\n".join(out)
 
     # --- the workload --------------------------------------------------------
-    def writers(self, by_path=0, held=0, shared=0, where=None, interval=5):
+    def writers(self, by_path=0, held=0, shared=0, where=None, interval=sized(5, 50)):
         """Starts self-checking writers; stop_writers counts what arrived."""
         self.stop_file = self.work / "stop"
         self.stop_file.unlink(missing_ok=True)
@@ -228,6 +279,8 @@ class Bed(unittest.TestCase):
         if failed and os.environ.get("LIVEMV_KEEP"):
             print(f"kept: {self.work}", file=sys.stderr)
             return
+        for at in self.exported:
+            shutil.rmtree(at, ignore_errors=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def kill_leftovers(self):
@@ -247,9 +300,12 @@ class Bed(unittest.TestCase):
 def tree(root, times=True):
     """What a tree is: path -> (type, mode, uid, gid, size, mtime, content or
     link text or device, xattrs); and the sets of names that share an inode."""
+    def fail(error):
+        raise error
+
     root = os.fsencode(str(root))
     found, inodes = {}, {}
-    for top, dirs, files in os.walk(root):
+    for top, dirs, files in os.walk(root, onerror=fail):
         for name in dirs + files:
             path = os.path.join(top, name)
             rel = os.path.relpath(path, root)
@@ -272,6 +328,8 @@ def tree(root, times=True):
                 what = st.st_rdev
             attrs = {}
             for x in os.listxattr(path, follow_symlinks=False):
+                if x == "system.nfs4_acl":  # the mode, as version 4 says it
+                    continue
                 attrs[x] = os.getxattr(path, x, follow_symlinks=False)
             size = st.st_size if kind == stat.S_IFREG else 0
             found[rel] = (kind, stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid, size,
@@ -299,9 +357,11 @@ def difference(a, b, limit=12):
     return "\n".join(out)
 
 
-def fill(root, mb=20, files=200, seed=1):
+def fill(root, mb=20, files=200, seed=1, xattrs=not NFS or NFS_VERS.startswith("4"),
+         acls=not NFS or NFS_VERS == "3"):
     """A tree with what trees have: sizes, links, holes, modes, owners, times,
-    attributes, odd names. Deterministic."""
+    attributes, odd names. Deterministic. On NFS without what the version cannot
+    hold: version 3 has no user attributes, version 4 no POSIX ACLs."""
     import random
     rng = random.Random(seed)
     files = max(files, 60)
@@ -346,9 +406,11 @@ def fill(root, mb=20, files=200, seed=1):
         os.link(p, os.path.join(odd, b"hard-" + os.path.basename(p)))
     for p in paths[20:40]:
         os.chown(p, 1000 + rng.randrange(5), 2000 + rng.randrange(5))
-        os.setxattr(p, b"user.note", b"value of " + os.path.basename(p))
-    subprocess.run(["setfacl", "-m", "u:1234:rw", paths[40]], check=True)
-    subprocess.run(["setfacl", "-d", "-m", "g:55:rx", dirs[1]], check=True)
+        if xattrs:
+            os.setxattr(p, b"user.note", b"value of " + os.path.basename(p))
+    if acls:
+        subprocess.run(["setfacl", "-m", "u:1234:rw", paths[40]], check=True)
+        subprocess.run(["setfacl", "-d", "-m", "g:55:rx", dirs[1]], check=True)
     for p in paths:
         t = rng.randrange(10 ** 9, 17 * 10 ** 8) * 10 ** 9 + rng.randrange(10 ** 9)
         os.utime(p, ns=(t, t))

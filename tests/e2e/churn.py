@@ -255,10 +255,13 @@ class Worker:
             want = self.times.get(os.lstat(m).st_ino)
             if want is not None and os.lstat(t).st_mtime_ns != want:
                 raise AssertionError(f"{rel}: mtime {os.lstat(t).st_mtime_ns}, set to {want}")
+        def fail(error):
+            raise error
+
         names = []
         for root in self.roots:
             found = set()
-            for top, dirs, files in os.walk(root):
+            for top, dirs, files in os.walk(root, onerror=fail):
                 for n in dirs + files:
                     found.add(os.path.relpath(os.path.join(top, n), root))
             names.append(found)

@@ -17,7 +17,7 @@ class Through(bed.Bed):
         """Seconds of churn before the start and after the verb; it goes on in between."""
         model = self.work / "model"
         model.mkdir()
-        bed.fill(self.disk, mb=40, files=300, seed=seed)
+        bed.fill(self.disk, mb=bed.sized(40, 10), files=bed.sized(300, 100), seed=seed)
         filled = bed.tree(self.disk)
         churn = self.spawn(sys.executable, os.path.join(os.path.dirname(__file__), "churn.py"),
                            self.disk, model, seed, 400, 4, self.work / "stop-churn", cwd="/",

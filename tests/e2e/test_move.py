@@ -13,7 +13,7 @@ class Move(bed.Bed):
         after = bed.tree(self.disk)
         self.assertEqual(bed.difference(before, after), "")
         self.assertFalse([n for n in os.listdir(self.disk) if n.startswith(".livemv")])
-        self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        self.assert_moved()
 
     def test_a_tree_that_nobody_uses(self):
         bed.fill(self.disk, mb=20, files=200)
@@ -37,11 +37,11 @@ class Move(bed.Bed):
         self.assertEqual((self.nas / "new").read_text(), "on the target")
 
     def test_writers_by_path_and_with_descriptors(self):
-        bed.fill(self.disk, mb=200, files=400)
+        bed.fill(self.disk, mb=bed.sized(200, 20), files=bed.sized(400, 200))
         before = bed.tree(self.disk / "odd")
         self.writers(by_path=20, held=14, shared=3)
         self.start("--wait", timeout=240)
-        self.assertEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        self.assert_moved()
         for row in self.status()["pauses"]:
             print("pause", row)
         totals = self.stop_writers()
@@ -109,7 +109,7 @@ class Move(bed.Bed):
         self.assertEqual((self.nas / "new").read_text(), "while paused")
 
     def test_two_migrations_at_once(self):
-        disk2, nas2 = self.volume("disk2", 200), self.volume("nas2", 200)
+        disk2, nas2 = self.volume("disk2", 200), self.target_volume("nas2", 200)
         bed.fill(self.disk, mb=10, files=100, seed=1)
         bed.fill(disk2, mb=10, files=100, seed=2)
         a, b = bed.tree(self.disk), bed.tree(disk2)
@@ -123,7 +123,8 @@ class Move(bed.Bed):
     def test_started_from_inside_the_directory(self):
         bed.fill(self.disk, mb=5, files=50)
         sub = self.disk / "odd"
-        script = (f'"{bed.LIVEMV}" start "{self.disk}" "{self.nas}" --state-dir="{self.state}" '
+        script = (f'"{bed.LIVEMV}" start "{self.disk}" {" ".join(self.target(self.nas))} '
+                  f'--state-dir="{self.state}" '
                   f'--wait >"{self.work}/out" 2>&1; echo $? >"{self.work}/code"; '
                   f'pwd -P >"{self.work}/pwd"; echo after >here')
         shell = self.spawn("sh", "-c", script, cwd=sub)
@@ -160,7 +161,7 @@ class Churn(bed.Bed):
     def churn(self, seed, verb, seconds=10):
         model = self.work / "model"
         model.mkdir()
-        bed.fill(self.disk, mb=40, files=300, seed=seed)
+        bed.fill(self.disk, mb=bed.sized(40, 10), files=bed.sized(300, 100), seed=seed)
         churn = self.spawn(sys.executable, os.path.join(os.path.dirname(__file__), "churn.py"),
                            self.disk, model, seed, seconds, 4, cwd="/",
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
