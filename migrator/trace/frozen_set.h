@@ -28,7 +28,9 @@
 // begins anew; io_uring_enter that submitted and waits returns early; POSIX
 // locks on moved files are lost. A process under a seccomp filter makes calls
 // for us only while the tracer lives: if the tracer is killed in the middle of
-// one, the filter may kill the process.
+// one, the filter may kill the process. A tracer killed between the stop of a
+// thread and its look at it (microseconds) cannot hide the EINTR with which
+// epoll_wait, sigtimedwait and a recv with a timeout end when interrupted.
 //
 // Thread contract: one thread uses a FrozenSet; it drives its own tracer
 // threads. Freeze and Swap are bounded by the deadline given to Freeze, an
