@@ -67,7 +67,7 @@ class Attach {
     round.all_must_move = true;
     round.before_commit = [this](int64_t) { return Mount(); };
     round.take_back = [this] { Unmount(); };
-    round.faults = {"", "attach.frozen", "", "attach.swapped",
+    round.faults = {"attach.opened", "attach.frozen", "", "attach.swapped",
                     "attach.committed"};
     TRY(RunAndTally(deps_, round, &outcome_));
     mounted_ = true;
@@ -104,7 +104,12 @@ class Attach {
     return round;
   }
 
+  // What was looked up ahead of the freeze, or in a freeze that was undone,
+  // may have another name by now. A directory that is cached under its old one
+  // costs whoever looks up the new one an ESTALE if another rename runs just
+  // then (fs/dcache.c, __d_unalias).
   Status Mount() {
+    TRY(deps_.mounts->ForgetNames(Overlay()));
     TRY(deps_.mounts->AttachAt(Overlay(), {nullptr, request_.dir}));
     TRY(core::FaultPoint("attach.mounted"));
     return Cover(doorways_);

@@ -115,16 +115,19 @@ state::FileId FileIdOf(const std::string& object) {
   return static_cast<state::FileId>(words[0]) << 32 | words[1];
 }
 
-void Stock::Put(WantKey key, UniqueFd fd) {
-  stock_.emplace(std::move(key), std::move(fd));
+void Stock::Put(WantKey key, std::string path, UniqueFd fd) {
+  stock_.emplace(std::move(key), Opened{std::move(path), std::move(fd)});
 }
 
-UniqueFd Stock::Take(const WantKey& key) {
-  auto found = stock_.find(key);
-  if (found == stock_.end())
+UniqueFd Stock::Take(const WantKey& key, const std::string& path,
+                     bool by_path) {
+  auto [at, end] = stock_.equal_range(key);
+  while (at != end && by_path && at->second.path != path)
+    ++at;
+  if (at == end)
     return {};
-  UniqueFd fd = std::move(found->second);
-  stock_.erase(found);
+  UniqueFd fd = std::move(at->second.fd);
+  stock_.erase(at);
   return fd;
 }
 

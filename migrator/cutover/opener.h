@@ -39,7 +39,9 @@ class Opener {
   // Opens what can be opened; an error only if none of it can be.
   virtual core::Status Open(std::vector<Opening>* openings) = 0;
   // Whether Open may be called while processes are frozen: nothing in it may
-  // wait for the target.
+  // wait for the target. If so, what was opened ahead by a name that is another
+  // now is opened again: the overlay at attach is not told of renames on the
+  // source and would keep the old name.
   virtual bool AllowedInFreeze() const = 0;
 };
 
@@ -87,12 +89,19 @@ std::string ObjectName(int type, const void* bytes, size_t len);
 // Descriptions opened before the freeze, by key.
 class Stock {
  public:
-  void Put(WantKey key, core::UniqueFd fd);
-  core::UniqueFd Take(const WantKey& key);  // empty if there is none
-  size_t size() const { return stock_.size(); }
+  // path: by which it was opened.
+  void Put(WantKey key, std::string path, core::UniqueFd fd);
+  // Empty if there is none; with by_path, none that was opened by that path.
+  core::UniqueFd Take(const WantKey& key, const std::string& path,
+                      bool by_path);
+  void Clear() { stock_.clear(); }
 
  private:
-  std::multimap<WantKey, core::UniqueFd> stock_;
+  struct Opened {
+    std::string path;
+    core::UniqueFd fd;
+  };
+  std::multimap<WantKey, Opened> stock_;
 };
 
 }  // namespace livemv::cutover

@@ -74,7 +74,7 @@ class Round {
     TRY(request_.opener->Open(&openings));
     for (Opening& o : openings) {
       if (o.fd)
-        stock_.Put(*o.key, std::move(o.fd));
+        stock_.Put(*o.key, o.want->path, std::move(o.fd));
       else
         why_not_[*o.key] = o.why_not;
     }
@@ -226,23 +226,26 @@ class Round {
     std::vector<UniqueFd> fds(plan.wants.size());
     std::vector<Opening> missing;
     std::vector<size_t> missing_at;
+    const bool may_open = request_.opener->AllowedInFreeze();
     for (size_t i = 0; i < plan.wants.size(); ++i) {
       if (keys[i].object.empty())
         continue;
-      fds[i] = stock_.Take(keys[i]);
+      fds[i] = stock_.Take(keys[i], plan.wants[i].path, may_open);
       if (fds[i])
         continue;
       auto before = why_not_.find(keys[i]);
       reasons[i] = before != why_not_.end()
                        ? before->second
                        : "opened while the move was being prepared";
-      if (request_.opener->AllowedInFreeze()) {
+      if (may_open) {
         missing.push_back({&plan.wants[i], &keys[i], {}, {}});
         missing_at.push_back(i);
       }
     }
     if (!missing.empty())
       TRY(request_.opener->Open(&missing));
+    if (may_open)
+      stock_.Clear();  // what is open keeps its name
     for (size_t n = 0; n < missing.size(); ++n) {
       fds[missing_at[n]] = std::move(missing[n].fd);
       if (!missing[n].why_not.empty())

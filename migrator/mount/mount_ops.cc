@@ -142,6 +142,15 @@ class RealMountOps : public MountOps {
     return MountFd(UniqueFd(fd));
   }
 
+  Status ForgetNames(const MountFd& overlay) override {
+    UniqueFd fs(CallFsPick(overlay.Get()));
+    if (fs.Get() < 0)
+      return FailSys(-fs.Get(), "fspick of the overlay");
+    if (int err = CallFsReconfigure(fs.Get()); err < 0)
+      return FailSys(-err, "reconfigure the overlay" + Messages(fs.Get()));
+    return {};
+  }
+
   Result<MountFd> MountTarget(const std::string& target,
                               const std::string& options,
                               const std::string& scratch,

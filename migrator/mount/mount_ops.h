@@ -49,6 +49,10 @@ class MountOps {
   // A detached FUSE mount: type fuse.livemv, allow_other,
   // default_permissions, max_read 1 MiB. Its INIT request is in fuse_fd then.
   virtual core::Result<MountFd> MakeOverlay(const OverlaySpec& spec) = 0;
+  // Drops every name of the overlay that the kernel has cached and nobody
+  // uses (fs/super.c, reconfigure_super: shrink_dcache_sb). What is open keeps
+  // its names. The kernel only queues FORGETs for it.
+  virtual core::Status ForgetNames(const MountFd& overlay) = 0;
   // The target as a detached, private mount: an existing directory (its
   // mount's copy), or "host:/export[/sub]" by libmount and mount.nfs with
   // options (as after mount -o). scratch: a directory to mount on out of

@@ -44,6 +44,15 @@ int CallFsConfigCreate(int fs_fd) {
   return Checked(::fsconfig(fs_fd, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));
 }
 
+int CallFsPick(int mount_fd) {
+  return Checked(::fspick(mount_fd, "", FSPICK_EMPTY_PATH | FSPICK_CLOEXEC));
+}
+
+int CallFsReconfigure(int fs_fd) {
+  return Checked(
+      ::fsconfig(fs_fd, FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0));
+}
+
 int CallFsMount(int fs_fd, unsigned attributes) {
   return Checked(::fsmount(fs_fd, FSMOUNT_CLOEXEC, attributes));
 }

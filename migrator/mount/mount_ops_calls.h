@@ -18,6 +18,9 @@ int CallFsOpen(const char* fs_type);
 int CallFsConfigString(int fs_fd, const char* key, const char* value);
 int CallFsConfigFlag(int fs_fd, const char* key);
 int CallFsConfigCreate(int fs_fd);
+// fspick of the mount mount_fd itself, and its reconfiguration as it is.
+int CallFsPick(int mount_fd);
+int CallFsReconfigure(int fs_fd);
 // attributes: MOUNT_ATTR_*.
 int CallFsMount(int fs_fd, unsigned attributes);
 // Mounts the mount mount_fd on dirfd/path, or beneath the top there.

@@ -244,6 +244,68 @@ class Hazards(bed.Bed):
         self.assertEqual(os.stat(disk2).st_dev, os.stat(nas2).st_dev)
         self.assertEqual(bed.difference(second, bed.tree(disk2)), "", self.logs())
 
+    def test_h40_names_that_move_while_the_overlay_is_prepared(self):
+        """What is opened ahead of the freeze is opened by a name that may be
+        another by then, or closed. The overlay would keep the old one: a
+        descriptor shows it, and a lookup of the new one of a directory is
+        refused with ESTALE (fs/dcache.c, __d_unalias) whenever another rename
+        runs beside it."""
+        for name in ("x", "y", "p", "q"):
+            (self.disk / name).mkdir()
+        for n in range(60):
+            (self.disk / "x" / f"d{n}").mkdir()
+            (self.disk / "x" / f"d{n}" / "f").write_text(f"{n}")
+        script = self.work / "mover.py"
+        script.write_text(
+            "import json, os, sys, time\n"
+            "fds = [os.open(f'x/d{n}/f', os.O_RDWR) for n in range(60)]\n"
+            "at, bare, n = ['x'] * 60, os.stat(sys.argv[1]).st_dev, 0\n"
+            "print('ready', flush=True)\n"
+            "while os.stat(sys.argv[1]).st_dev == bare:\n"
+            "    to = 'y' if at[n] == 'x' else 'x'\n"
+            "    os.rename(f'{at[n]}/d{n}', f'{to}/d{n}')\n"
+            "    at[n] = to\n"
+            "    if n >= 30:\n"
+            "        if fds[n] is None:\n"
+            "            fds[n] = os.open(f'{at[n]}/d{n}/f', os.O_RDWR)\n"
+            "        else:\n"
+            "            os.close(fds[n])\n"
+            "            fds[n] = None\n"
+            "    n = (n + 7) % 60\n"
+            "    time.sleep(0.001)\n"
+            "renamers = []\n"
+            "for k in range(3):\n"
+            "    pid = os.fork()\n"
+            "    if pid == 0:\n"
+            "        os.mkdir(f'p/{k}')\n"
+            "        while not os.path.exists(sys.argv[2]):\n"
+            "            os.rename(f'p/{k}', f'q/{k}')\n"
+            "            os.rename(f'q/{k}', f'p/{k}')\n"
+            "        os._exit(0)\n"
+            "    renamers.append(pid)\n"
+            "errors, shown = [], []\n"
+            "time.sleep(0.2)\n"
+            "for n in range(60):\n"
+            "    path = f'{sys.argv[1]}/{at[n]}/d{n}/f'\n"
+            "    link = fds[n] and os.readlink(f'/proc/self/fd/{fds[n]}')\n"
+            "    if link and link != path:\n"
+            "        shown.append((link, path))\n"
+            "    try:\n"
+            "        if open(path).read() != str(n):\n"
+            "            errors.append(f'{path}: other content')\n"
+            "    except OSError as e:\n"
+            "        errors.append(str(e))\n"
+            "open(sys.argv[2], 'w').close()\n"
+            "for pid in renamers:\n"
+            "    os.waitpid(pid, 0)\n"
+            "print(json.dumps([errors, shown]), flush=True)\n")
+        mover = self.spawn(sys.executable, script, self.disk, self.work / "stop-renaming",
+                           cwd=self.disk, stdout=subprocess.PIPE)
+        mover.stdout.readline()
+        self.start("--cutover=wait", "--wait", env={"LIVEMV_FAULTS": "attach.opened=delay:500"})
+        errors, shown = json.loads(mover.communicate(timeout=60)[0])
+        self.assertEqual((errors, shown), ([], []))
+
     def test_h13_a_placeholder_is_told_from_an_empty_file(self):
         (self.disk / "empty").write_bytes(b"")
         self.start("--cutover=wait", "--wait")

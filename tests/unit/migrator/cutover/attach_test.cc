@@ -192,6 +192,18 @@ TEST_F(AttachTest, WhatIsOpenedBeforeTheFreezeIsOpenedInIt) {
       << "the position of the freeze, not of the scan";
 }
 
+TEST_F(AttachTest, WhatIsRenamedBeforeTheFreezeIsOpenedByItsNewName) {
+  m_.Writer(10);
+  m_.then["Freeze"] = [this] {
+    m_.files["renamed"] = m_.files.at("f10");
+    m_.descriptions[m_.processes[10].fds[3]].path = "renamed";
+  };
+  ASSERT_TRUE(Run().status);
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_EQ(m_.descriptions[m_.processes[10].fds[3]].path, "renamed");
+  EXPECT_EQ(m_.OpenFakeFds(), 0);
+}
+
 TEST_F(AttachTest, AnInodeNumberThatWasGivenToAnotherFileIsNotTakenForIt) {
   m_.Writer(10);
   // Closed, removed, and a new file at the same number with other flags.

@@ -328,6 +328,9 @@ class FakeMachine : public ProcessScanner,
     dev_t dev;
     std::string root, point;
   };
+  Status ForgetNames(const mount::MountFd&) override {
+    return Act("ForgetNames");
+  }
   Result<mount::MountFd> CloneTree(int dirfd, const std::string&) override {
     TRY(Act("CloneTree"));
     uint64_t id = mount_fds_.at(dirfd);
