@@ -300,8 +300,10 @@ Model::Watch Model::Start() {
   for (const auto& [key, allowed] : durable_)
     w.now[key] = {state::kNoFile};
   for (Node* dir : Dirs())
-    for (const auto& [name, kid] : dir->kids)
+    for (const auto& [name, kid] : dir->kids) {
       w.now[{dir->id, name}] = {kid->id};
+      w.was[{dir->id, name}] = kid->id;
+    }
   for (const Change& change : changes_)
     if (!change.done)
       for (const NameEffect& e : change.effects)
@@ -320,7 +322,10 @@ void Model::Synced(const Watch& w, const Node* node) {
       it->second.insert(e.becomes);
     }
   for (auto& [key, allowed] : now) {
-    if (node != nullptr && !allowed.contains(node->id))
+    // A name that node only may have got since: what the name was before may
+    // not be durable either.
+    if (auto was = w.was.find(key);
+        node != nullptr && (was == w.was.end() || was->second != node->id))
       continue;
     // What a maker that is still at work makes has a number by now, maybe.
     if (allowed.contains(kNewFile)) {

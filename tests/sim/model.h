@@ -139,7 +139,9 @@ class Model {
 
   // Around an fsync of dir (null: of the names of node).
   struct Watch {
+    // What each name may be, and what it certainly was made before.
     std::map<std::pair<FileId, std::string>, std::set<FileId>> now;
+    std::map<std::pair<FileId, std::string>, FileId> was;
     size_t since = 0;
   };
   Watch Start();
