@@ -30,6 +30,7 @@
 #include "fusefs/redo.h"
 #include "fusefs/serving.h"
 #include "fusefs/source_tree.h"
+#include "fusefs/target_holds.h"
 #include "fusefs/target_tree.h"
 #include "fusefs/tree_ops.h"
 
@@ -47,6 +48,7 @@ class OverlayFs final : public FsCore {
     // Another worker served this mount before: applications may hold
     // descriptors that were not counted here.
     bool resumed = false;
+    TargetHolds holds;
   };
   OverlayFs(const Parts& parts, Serving mode);
 

@@ -240,6 +240,9 @@ core::Status OverlayFs::SetXattr(FileId id, const char* name,
                                  std::string_view value, int flags) {
   Pass pass(this);
   TRY(RefusePrivate(name, EPERM));
+  if (pass.mode() == Serving::kRedirect && !parts_.holds.Holds(name))
+    return core::FailSys(EOPNOTSUPP, "the target stores no " +
+                                         std::string(name));
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
   return pass.ops().SetXattr(id, name, value, flags);
 }

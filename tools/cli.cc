@@ -25,11 +25,11 @@ struct VerbRow {
 };
 
 constexpr std::array kVerbs = {
-    VerbRow{Verb::kPlan, "plan", "DIR TARGET [--json]",
+    VerbRow{Verb::kPlan, "plan", "DIR TARGET [-o MOUNTOPTS] [--allow-loss=WHAT,...] [--json]",
             "say what a move would do and what is in its way; change nothing"},
     VerbRow{Verb::kStart, "start",
             "DIR TARGET [--cutover=auto|wait] [--max-pause=200ms] [--wait] "
-            "[--yes] [-o MOUNTOPTS]",
+            "[--yes] [-o MOUNTOPTS] [--allow-loss=WHAT,...]",
             "move DIR to TARGET while it is in use"},
     VerbRow{Verb::kStatus, "status", "[DIR|ID] [--json] [--watch]",
             "show where a migration is"},
@@ -113,6 +113,7 @@ struct Raw {
   std::string max_pause = "200ms";
   std::vector<std::string> accept;
   std::string journal_verb;
+  std::string allow_loss;
 };
 
 void AddOptions(CLI::App& app, Verb verb, Command& c, Raw& raw) {
@@ -128,6 +129,10 @@ void AddOptions(CLI::App& app, Verb verb, Command& c, Raw& raw) {
       app.add_option("-o", c.mount_options,
                      "mount options for the target, as for mount(8)")
           ->type_name("MOUNTOPTS");
+      app.add_option("--allow-loss", raw.allow_loss,
+                     "what may be lost if the target cannot hold it: xattr, "
+                     "acl, owner, time, soft (data, by a soft mount)")
+          ->type_name("WHAT,...");
       app.add_option("--state-dir", c.state_dir,
                      "keep the journal in PATH/ID (default /var/lib/livemv)")
           ->type_name("PATH");
@@ -210,6 +215,10 @@ std::string Check(Verb verb, const Raw& raw, Command& c) {
     if (c.max_pause_ns < 1'000'000 || c.max_pause_ns > 60'000'000'000)
       return "--max-pause must be between 1ms and 60s";
   }
+  core::Result<core::Losses> accepted = core::ParseLosses(raw.allow_loss);
+  if (!accepted)
+    return "--allow-loss: " + accepted.error().ToString();
+  c.accepted = *accepted;
   if (verb == Verb::kJournalDump && raw.journal_verb != "dump")
     return "'journal' knows one thing to do, 'dump'; not '" +
            raw.journal_verb + "'";

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/losses.h"
 #include "migrator/daemon/exit_code.h"
 
 namespace livemv::tools {
@@ -42,6 +43,7 @@ struct Command {
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
   std::string mount_options;
+  core::Losses accepted;
   std::string state_dir;  // parent of the migration's own; empty: default
   std::vector<pid_t> accept;
   bool only_pending = false;

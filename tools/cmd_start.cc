@@ -42,6 +42,8 @@ Plan PlanOf(Registry& registry, const Command& command) {
   request.target = command.target;
   request.mount_options = command.mount_options;
   request.state_dir = StateParent(command);
+  request.accepted = command.accepted;
+  request.scratch = registry.root() + "/.scratch-" + std::to_string(::getpid());
   for (const Registration& entry : registry.List())
     request.running.push_back({entry.id, entry.dir, entry.target});
   request.own.insert(::getpid());
@@ -63,17 +65,20 @@ Exit StartCommand(Registry& registry, const Command& command) {
   if (!plan.findings.empty())
     std::fputs(daemon::FindingsText(plan.findings).c_str(), stderr);
   if (plan.Blocked())
-    return Complain(Exit::kBlocked, "not started; nothing was changed");
+    return Complain(plan.Code(), "not started; nothing was changed");
 
   daemon::StartRequest request;
   request.dir = plan.dir;
   request.target = plan.target;
   request.state_parent = StateParent(command);
   request.mount_options = command.mount_options;
+  request.losses = core::LossesText(command.accepted);
+  request.holds = plan.holds;
+  request.target_mount = std::move(plan.target_mount);
   request.auto_cutover = command.auto_cutover;
   request.max_pause_ns = command.max_pause_ns;
   std::expected<Launched, Refusal> launched =
-      daemon::Launch(registry, request);
+      daemon::Launch(registry, std::move(request));
   if (!launched)
     return Complain(launched.error().exit,
                     launched.error().message +
@@ -106,8 +111,8 @@ Exit StartCommand(Registry& registry, const Command& command) {
     break;
   }
   std::printf("migration %s: %s -> %s is live; new data goes to the target\n",
-              id.c_str(), daemon::Printable(request.dir).c_str(),
-              daemon::Printable(request.target).c_str());
+              id.c_str(), daemon::Printable(plan.dir).c_str(),
+              daemon::Printable(plan.target).c_str());
   std::fflush(stdout);
   if (!command.wait) {
     std::printf("follow it with 'livemv status %s --watch'\n", id.c_str());

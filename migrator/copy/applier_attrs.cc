@@ -104,7 +104,7 @@ core::Status Applier::CopyXattrs(int source_fd, int target_fd) {
                         set.error().sys_errno == EINVAL ||
                         set.error().sys_errno == EPERM ||
                         set.error().sys_errno == E2BIG;
-    if (unheld && (IsAcl(name) ? lane_->lose_acls : lane_->lose_xattrs))
+    if (unheld && (IsAcl(name) ? lane_->losses.acls : lane_->losses.xattrs))
       continue;
     TRY(refusals.Take(std::move(set), "extended attribute " + name));
   }
@@ -158,6 +158,8 @@ core::Status Applier::SyncAttrs(FileId id) {
   if (want.stx_uid != have.stx_uid || want.stx_gid != have.stx_gid) {
     auto given = sys_->ChOwn(to, want.stx_uid, want.stx_gid);
     owned = given.has_value();
+    if (!owned && lane_->losses.owners && IsRefusal(given.error()))
+      given = {};
     TRY(refusals.Take(std::move(given),
                       fmt::format("owner {}:{}", want.stx_uid, want.stx_gid)));
   }
@@ -172,7 +174,10 @@ core::Status Applier::SyncAttrs(FileId id) {
     if ((have.stx_mode & 07777) != mode)
       TRY(refusals.Take(sys_->ChMod(to, mode), fmt::format("mode {:o}", mode)));
   }
-  TRY(refusals.Take(CopyTimes(to, want, have), "times"));
+  auto timed = CopyTimes(to, want, have);
+  if (!timed && lane_->losses.times && IsRefusal(timed.error()))
+    timed = {};
+  TRY(refusals.Take(std::move(timed), "times"));
   return refusals.First();
 }
 

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "core/losses.h"
 #include "core/state/journal.h"
 #include "core/syscalls.h"
 #include "fusefs/graveyard.h"
@@ -24,9 +25,7 @@ struct NameLane {
   // A bound regular file whose bytes the copier is to look at; often called
   // for files that need nothing. Must not block on the target.
   std::function<void(FileId)> copy_wanted;
-  // What the user accepts to lose where the target cannot hold it.
-  bool lose_xattrs = false;  // extended attributes other than ACLs
-  bool lose_acls = false;    // POSIX ACLs
+  core::Losses losses;
   // This host went down during this migration, so that the target may have
   // objects whose binding record was lost; otherwise an unknown object is
   // somebody else's and is never touched.

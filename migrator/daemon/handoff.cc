@@ -20,6 +20,10 @@ json ToJson(const Settings& s) {
           {"state_dir", s.state_dir},
           {"registry", s.registry},
           {"mount_options", s.mount_options},
+          {"losses", s.losses},
+          {"holds_user_xattrs", s.holds.user_xattrs},
+          {"holds_system_xattrs", s.holds.system_xattrs},
+          {"holds_acls", s.holds.acls},
           {"auto_cutover", s.auto_cutover},
           {"max_pause_ns", s.max_pause_ns},
           {"reserve_bytes", s.reserve_bytes},
@@ -41,6 +45,10 @@ Result<Settings> FromJson(const json& j) {
     s.state_dir = j.at("state_dir");
     s.registry = j.at("registry");
     s.mount_options = j.at("mount_options");
+    s.losses = j.at("losses");
+    s.holds.user_xattrs = j.at("holds_user_xattrs");
+    s.holds.system_xattrs = j.at("holds_system_xattrs");
+    s.holds.acls = j.at("holds_acls");
     s.auto_cutover = j.at("auto_cutover");
     s.max_pause_ns = j.at("max_pause_ns");
     s.reserve_bytes = j.at("reserve_bytes");

@@ -16,6 +16,7 @@
 
 #include "core/result.h"
 #include "core/unique_fd.h"
+#include "fusefs/target_holds.h"
 #include "migrator/daemon/channel.h"
 
 namespace livemv::daemon {
@@ -30,6 +31,8 @@ struct Settings {
   std::string state_dir;  // this migration's own
   std::string registry;   // root of the registry
   std::string mount_options;  // -o, as given
+  std::string losses;         // --allow-loss, as given
+  fusefs::TargetHolds holds;  // what of it the target stores
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
   int64_t reserve_bytes = 0;  // of the journal, made at start

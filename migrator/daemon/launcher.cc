@@ -30,8 +30,6 @@ using core::UniqueFd;
 
 namespace {
 
-constexpr int64_t kMountTimeoutNs = 60'000'000'000;
-
 // Made step by step; what is left in it is undone by its end.
 struct Draft {
   Registry* registry;
@@ -121,17 +119,20 @@ Status LookAtSource(Draft& draft, mount::MountOps* ops) {
 }  // namespace
 
 std::expected<Launched, Refusal> Launch(Registry& registry,
-                                        const StartRequest& request) {
+                                        StartRequest request) {
   std::unique_ptr<core::Syscalls> sys = core::MakeRealSyscalls();
   std::unique_ptr<mount::MountOps> ops = mount::MakeRealMountOps();
 
   Draft draft;
   draft.registry = &registry;
+  draft.target = std::move(request.target_mount);
   Settings& s = draft.settings;
   s.dir = request.dir;
   s.target = request.target;
   s.registry = registry.root();
   s.mount_options = request.mount_options;
+  s.losses = request.losses;
+  s.holds = request.holds;
   s.auto_cutover = request.auto_cutover;
   s.max_pause_ns = request.max_pause_ns;
   s.fstab_line = FstabLine(s.target, s.dir, s.mount_options);
@@ -176,21 +177,6 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
                                       ": " + source.error().ToString());
   draft.source = std::move(*source);
 
-  const std::string scratch = registry.Directory(s.id) + "/scratch";
-  if (Status made = MakeDirectories(scratch, 0700); !made)
-    return Refuse(Exit::kBlocked, made.error().ToString());
-  Result<mount::MountFd> target =
-      ops->MountTarget(s.target, s.mount_options, scratch, kMountTimeoutNs);
-  ::rmdir(scratch.c_str());
-  if (!target) {
-    const core::Error& e = target.error();
-    const bool away = e.code == ErrorCode::kTimeout ||
-                      e.sys_errno == ETIMEDOUT || e.sys_errno == EHOSTUNREACH ||
-                      e.sys_errno == ECONNREFUSED || e.sys_errno == ENETUNREACH;
-    return Refuse(away ? Exit::kUnreachable : Exit::kBlocked,
-                  "the target cannot be mounted: " + e.ToString());
-  }
-  draft.target = std::move(*target);
   if (Status made = MakeOverlay(draft, ops.get()); !made)
     return Refuse(Exit::kBlocked,
                   "the overlay cannot be made: " + made.error().ToString());

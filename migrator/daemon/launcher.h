@@ -1,8 +1,7 @@
 #pragma once
 
 // `start`: makes everything that a migration needs before its first process
-// exists, and undoes it if something is missing. What may block (mounting the
-// target) happens here, on the user's terminal, not in the supervisor.
+// exists, and undoes it if something is missing.
 //
 // Thread contract: one thread, in a process without others.
 
@@ -10,10 +9,12 @@
 #include <string>
 
 #include "core/result.h"
+#include "fusefs/target_holds.h"
 #include "migrator/daemon/children.h"
 #include "migrator/daemon/exit_code.h"
 #include "migrator/daemon/handoff.h"
 #include "migrator/daemon/registry.h"
+#include "migrator/mount/mount_fd.h"
 
 namespace livemv::daemon {
 
@@ -22,6 +23,9 @@ struct StartRequest {
   std::string target;  // "host:/path", or a directory in normal form
   std::string state_parent = "/var/lib/livemv";
   std::string mount_options;
+  std::string losses;  // --allow-loss, checked
+  fusefs::TargetHolds holds;
+  mount::MountFd target_mount;  // as the plan tried it out
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
 };
@@ -38,6 +42,6 @@ struct Launched {
 
 // What could not be made is in Refusal; nothing is left behind then.
 std::expected<Launched, Refusal> Launch(Registry& registry,
-                                        const StartRequest& request);
+                                        StartRequest request);
 
 }  // namespace livemv::daemon

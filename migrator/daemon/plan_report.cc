@@ -92,6 +92,7 @@ std::string HoldersText(const Plan& plan, size_t columns) {
 Json VolumeJson(const Volume& volume) {
   return Json{{"type", volume.type},
               {"device", volume.device},
+              {"options", volume.options},
               {"total_bytes", volume.total_bytes},
               {"free_bytes", volume.free_bytes},
               {"total_files", volume.total_files},
@@ -108,7 +109,8 @@ Json SurveyJson(const Survey& survey) {
               {"largest_bytes", survey.largest},
               {"largest_path", survey.largest_path},
               {"hard_linked", survey.hard_linked},
-              {"with_xattrs", survey.with_xattrs},
+              {"with_user_xattrs", survey.with_user_xattrs},
+              {"with_system_xattrs", survey.with_system_xattrs},
               {"with_acls", survey.with_acls},
               {"outside_links", survey.outside_link_count},
               {"unreadable", survey.unreadable_count},
@@ -181,9 +183,15 @@ std::string PlanText(const Plan& plan, size_t columns) {
   line = Quote(plan.target);
   if (plan.target_volume)
     line += " on " + VolumeText(*plan.target_volume);
-  else if (plan.target_is_nfs)
-    line += ", an NFS export; its room is checked when it is mounted at start";
   out += Wrap(line, "  target   ", "           ", columns);
+  if (plan.target_volume && !plan.target_volume->options.empty()) {
+    // Broken at the commas.
+    std::string options = plan.target_volume->options;
+    for (size_t at = 0; (at = options.find(',', at)) != std::string::npos;)
+      options.insert(at += 1, 1, ' ');
+    out += Wrap("mounted with " + options, "           ", "           ",
+                columns);
+  }
   if (plan.estimated_ns > 0)
     out += "  copy     about " +
            FormatDuration(std::max<int64_t>(plan.estimated_ns, 1'000'000'000)) +

@@ -1,8 +1,11 @@
 #include "migrator/daemon/preflight.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <thread>
 #include <utility>
@@ -13,6 +16,8 @@
 #include "migrator/daemon/preflight_holders.h"
 #include "migrator/daemon/preflight_kernel.h"
 #include "migrator/daemon/preflight_places.h"
+#include "migrator/daemon/small_files.h"
+#include "migrator/mount/mount_ops.h"
 
 namespace livemv::daemon {
 namespace {
@@ -23,6 +28,8 @@ constexpr uint64_t kNfsBytesPerSecond = 100'000'000;
 constexpr uint64_t kNfsObjectsPerSecond = 500;
 constexpr uint64_t kLocalBytesPerSecond = 250'000'000;
 constexpr uint64_t kLocalObjectsPerSecond = 3000;
+
+constexpr int64_t kMountTimeoutNs = 60'000'000'000;
 
 // How long deleted files may be held before they count.
 constexpr auto kSettle = std::chrono::seconds(2);
@@ -136,6 +143,63 @@ void CheckHolders(const PlanRequest& request, const SourcePlace& source,
              findings);
 }
 
+// Mounted here and only here: the mount that was tried out is the one that is
+// used, since a second mount of an export may get other options.
+void MountAndCheck(const PlanRequest& request, const TargetPlace& target,
+                   Plan* plan, Findings* findings) {
+  const bool nfs = plan->target_is_nfs;
+  if (nfs) {
+    if (core::Status made = MakeDirectories(request.scratch, 0700); !made) {
+      findings->Block("scratch", made.error().ToString(),
+                      "make room in " + Quote(request.scratch));
+      return;
+    }
+  }
+  auto mounted = mount::MakeRealMountOps()->MountTarget(
+      plan->target, nfs ? request.mount_options : "", request.scratch,
+      kMountTimeoutNs);
+  if (nfs)
+    rmdir(request.scratch.c_str());
+  if (!mounted) {
+    const core::Error& e = mounted.error();
+    plan->target_away =
+        e.code == core::ErrorCode::kTimeout || e.sys_errno == ETIMEDOUT ||
+        e.sys_errno == EHOSTUNREACH || e.sys_errno == ECONNREFUSED ||
+        e.sys_errno == ENETUNREACH;
+    findings->Block(plan->target_away ? "target-away" : "target-mount",
+                    "TARGET cannot be mounted: " + e.ToString(),
+                    nfs ? "see that the server is up, exports it to this host, "
+                          "and takes the options"
+                        : "see that it is a directory");
+    return;
+  }
+  if (nfs) {
+    plan->target_volume.emplace();
+    plan->target_volume->type = mounted->fs_type;
+    plan->target_volume->device = plan->target;
+    plan->target_volume->options = mounted->options;
+  }
+  core::UniqueFd root(openat(mounted->mount.Get(), ".",
+                             O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!root) {
+    findings->Block("target-unreadable",
+                    "TARGET cannot be read: " + core::ErrnoName(errno),
+                    "make it readable for root");
+    return;
+  }
+  TargetRequest check;
+  check.target_fd = root.Get();
+  check.name = plan->target;
+  check.survey = plan->survey ? &*plan->survey : nullptr;
+  check.accepted = request.accepted;
+  check.resumable = request.resumable;
+  check.is_root_of_filesystem = target.is_root_of_filesystem || nfs;
+  for (Finding& finding :
+       CheckTarget(check, &*plan->target_volume, &plan->holds))
+    plan->findings.push_back(std::move(finding));
+  plan->target_mount = std::move(mounted->mount);
+}
+
 }  // namespace
 
 const char* SeverityName(Severity severity) {
@@ -155,17 +219,20 @@ std::string Quote(const std::string& name) {
 }
 
 bool Plan::Blocked() const {
-  return Code() == Exit::kBlocked;
+  return Code() == Exit::kBlocked || Code() == Exit::kUnreachable;
 }
 
 Exit Plan::Code() const {
   Exit code = Exit::kDone;
+  int blockers = 0;
   for (const Finding& finding : findings) {
     if (finding.severity == Severity::kBlocker)
-      return Exit::kBlocked;
+      blockers++;
     if (finding.severity == Severity::kWarning)
       code = Exit::kWarnings;
   }
+  if (blockers > 0)
+    return blockers == 1 && target_away ? Exit::kUnreachable : Exit::kBlocked;
   return code;
 }
 
@@ -192,16 +259,8 @@ Plan MakePlan(const PlanRequest& request) {
     CheckHolders(request, *source, *mounts, &plan, &findings);
     TakeSurvey(request, *source, &plan, &findings);
   }
-  if (target && target->fd && !powerless) {
-    TargetRequest check;
-    check.target_fd = target->fd.Get();
-    check.name = plan.target;
-    check.survey = plan.survey ? &*plan.survey : nullptr;
-    check.resumable = request.resumable;
-    check.is_root_of_filesystem = target->is_root_of_filesystem;
-    for (Finding& finding : CheckTarget(check, &*plan.target_volume))
-      plan.findings.push_back(std::move(finding));
-  }
+  if (target && !powerless)
+    MountAndCheck(request, *target, &plan, &findings);
   std::stable_sort(plan.findings.begin(), plan.findings.end(),
                    [](const Finding& a, const Finding& b) {
                      return a.severity > b.severity;

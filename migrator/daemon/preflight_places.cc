@@ -49,6 +49,8 @@ Volume VolumeOf(int fd, const mount::MountEntry& mount) {
   Volume volume;
   volume.type = mount.fs_type;
   volume.device = mount.source;
+  if (mount.fs_type.starts_with("nfs"))
+    volume.options = mount.super_options;
   struct statvfs st = {};
   if (fstatvfs(fd, &st) == 0) {
     volume.total_bytes = st.f_blocks * st.f_frsize;
@@ -236,12 +238,14 @@ std::optional<TargetPlace> CheckTargetPlace(const PlanRequest& request,
     plan->target_is_nfs = true;
     CheckRunning(request, plan->target, "TARGET", findings);
     core::Status client = mount::HasNfsClient();
-    if (!client)
+    if (!client) {
       findings->Block("no-nfs",
                       "TARGET " + Quote(plan->target) +
                           " cannot be mounted: " + client.error().what,
                       "install nfs-common and load the module nfs, or name a "
                       "mounted directory");
+      return std::nullopt;
+    }
     // H35: the first mount of an export decides for all of this host.
     for (const mount::MountEntry& other : mounts.entries()) {
       if (other.fs_type.starts_with("nfs") &&

@@ -24,7 +24,8 @@ namespace {
 
 constexpr size_t kExamples = 16;
 constexpr unsigned kMask = STATX_TYPE | STATX_MODE | STATX_NLINK | STATX_UID |
-                           STATX_GID | STATX_INO | STATX_SIZE | STATX_BLOCKS;
+                           STATX_GID | STATX_INO | STATX_SIZE | STATX_BLOCKS |
+                           STATX_MTIME;
 
 struct LinkedFile {
   uint32_t links = 0;
@@ -205,6 +206,8 @@ void Walk::Count(const struct statx& st, const Level& level, const Entry& entry,
   }
   if (st.stx_uid != 0 || st.stx_gid != 0)
     ++survey_.foreign_owners;
+  survey_.oldest = std::min<int64_t>(survey_.oldest, st.stx_mtime.tv_sec);
+  survey_.newest = std::max<int64_t>(survey_.newest, st.stx_mtime.tv_sec);
   survey_.allocated += st.stx_blocks * 512;
   if (S_ISDIR(st.stx_mode)) {
     ++survey_.directories;
@@ -221,6 +224,7 @@ void Walk::Count(const struct statx& st, const Level& level, const Entry& entry,
     }
   } else {
     ++survey_.specials;
+    survey_.devices += S_ISCHR(st.stx_mode) || S_ISBLK(st.stx_mode);
   }
   CountXattrs(level.fd.Get(), entry.name.c_str());
 }
@@ -234,22 +238,28 @@ void Walk::CountXattrs(int dirfd, const char* name) {
                           : listxattr(path.c_str(), list, sizeof list);
   if (n < 0) {
     // More names than fit are certainly some of each kind worth testing for.
-    if (errno == ERANGE)
-      ++survey_.with_xattrs;
+    if (errno == ERANGE) {
+      ++survey_.with_user_xattrs;
+      ++survey_.with_system_xattrs;
+    }
     return;
   }
   bool acl = false;
-  bool other = false;
+  bool user = false;
+  bool system = false;
   for (ssize_t at = 0; at < n;) {
     const std::string_view attr = list + at;
     if (attr.starts_with("system.posix_acl_"))
       acl = true;
-    else
-      other = true;
+    else if (attr.starts_with("user."))
+      user = true;
+    else if (attr != "security.selinux")  // the target's policy labels it
+      system = true;
     at += static_cast<ssize_t>(attr.size()) + 1;
   }
   survey_.with_acls += acl;
-  survey_.with_xattrs += other;
+  survey_.with_user_xattrs += user;
+  survey_.with_system_xattrs += system;
 }
 
 bool Incomplete(const LinkedFile& file) {

@@ -22,14 +22,17 @@ struct Survey {
   uint64_t directories = 0;  // the root included
   uint64_t symlinks = 0;
   uint64_t specials = 0;   // FIFOs, sockets, device nodes
+  uint64_t devices = 0;    // device nodes among them
   uint64_t bytes = 0;      // sizes of regular files
   uint64_t allocated = 0;  // bytes of disk blocks of all of them
   uint64_t largest = 0;    // size of the largest file
   std::string largest_path;
   uint64_t hard_linked = 0;  // regular files with more than one name
-  uint64_t with_xattrs = 0;  // objects with user.*, trusted.* or security.*
+  uint64_t with_user_xattrs = 0;    // objects with user.*
+  uint64_t with_system_xattrs = 0;  // with trusted.* or security.*
   uint64_t with_acls = 0;
   uint64_t foreign_owners = 0;  // objects not owned by root:root
+  int64_t oldest = INT64_MAX, newest = INT64_MIN;  // mtimes, seconds
   size_t longest_name = 0;      // bytes
   std::string longest_name_path;
   bool case_folding = false;  // the root looks names up without case

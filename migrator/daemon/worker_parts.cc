@@ -155,6 +155,7 @@ Status WorkerParts::MakeNames() {
   fs_parts.graveyard = &graveyard;
   fs_parts.journal = journal.get();
   fs_parts.resumed = resumed;
+  fs_parts.holds = settings.holds;
   fs = std::make_unique<fusefs::OverlayFs>(fs_parts, ModeOf(*phase));
   data->SetServing(ModeOf(*phase));
 
@@ -165,6 +166,7 @@ Status WorkerParts::MakeNames() {
   lane.journal = journal.get();
   lane.copy_wanted = [this](state::FileId id) { engine->Enqueue(id); };
   lane.host_went_down = host_went_down;
+  ASSIGN_OR_RETURN(lane.losses, core::ParseLosses(settings.losses));
   applier = std::make_unique<copy::Applier>(&lane);
   applier->Adopt(recovered);
   scanner = std::make_unique<copy::TreeScanner>(&lane, applier.get(),

@@ -151,7 +151,7 @@ class RealMountOps : public MountOps {
     return {};
   }
 
-  Result<MountFd> MountTarget(const std::string& target,
+  Result<TargetMount> MountTarget(const std::string& target,
                               const std::string& options,
                               const std::string& scratch,
                               int64_t timeout_ns) override {
@@ -166,7 +166,8 @@ class RealMountOps : public MountOps {
       return Fail(ErrorCode::kInvalid,
                   "mount options are for targets of the form host:/export; " +
                       target + " is a mounted directory already");
-    return CloneTree(dir.Get(), "");
+    ASSIGN_OR_RETURN(MountFd copy, CloneTree(dir.Get(), ""));
+    return TargetMount{std::move(copy), "", ""};
   }
 
   Status AttachAt(const MountFd& mount, const MountPoint& at) override {

@@ -37,6 +37,14 @@ struct OverlaySpec {
   gid_t gid = 0;
 };
 
+struct TargetMount {
+  MountFd mount;
+  // As mountinfo has them; for an NFS target only, whose effective options the
+  // server and earlier mounts of the same export have a say in.
+  std::string fs_type;
+  std::string options;
+};
+
 class MountOps {
  public:
   virtual ~MountOps() = default;
@@ -57,7 +65,7 @@ class MountOps {
   // mount's copy), or "host:/export[/sub]" by libmount and mount.nfs with
   // options (as after mount -o). scratch: a directory to mount on out of
   // everybody's sight, left empty. At most timeout_ns, then kTimeout.
-  virtual core::Result<MountFd> MountTarget(const std::string& target,
+  virtual core::Result<TargetMount> MountTarget(const std::string& target,
                                             const std::string& options,
                                             const std::string& scratch,
                                             int64_t timeout_ns) = 0;

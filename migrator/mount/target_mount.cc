@@ -14,7 +14,7 @@
 #include <cstring>
 
 #include "migrator/mount/mount_ops_calls.h"
-#include "migrator/mount/mount_ops.h"
+#include "migrator/mount/mount_table.h"
 
 namespace livemv::mount {
 
@@ -98,7 +98,12 @@ void Send(int socket, const std::string& text, int fd) {
          -1);
     ::_exit(1);
   }
-  Send(socket, "", mount);
+  // The copy is in no table, the original is in ours.
+  std::string shown;
+  if (auto table = MountTable::Of(0))
+    if (const MountEntry* entry = table->TopAt(scratch))
+      shown = entry->fs_type + " " + entry->super_options;
+  Send(socket, shown, mount);
   ::_exit(0);
 }
 
@@ -173,8 +178,9 @@ Status HasNfsClient() {
               "mount.nfs is not installed; on Debian: apt install nfs-common");
 }
 
-Result<MountFd> MountNfs(const std::string& target, const std::string& options,
-                         const std::string& scratch, int64_t timeout_ns) {
+Result<TargetMount> MountNfs(const std::string& target,
+                             const std::string& options,
+                             const std::string& scratch, int64_t timeout_ns) {
   int sockets[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
     return FailSys(errno, "socketpair");
@@ -233,7 +239,14 @@ Result<MountFd> MountNfs(const std::string& target, const std::string& options,
                 "mount " + target + ": " +
                     (why.empty() ? "the mounting process died" : why));
   }
-  return MountFd(std::move(answer->fd));
+  const size_t space = answer->text.find(' ');
+  TargetMount mounted;
+  mounted.mount = MountFd(std::move(answer->fd));
+  if (space != std::string::npos) {
+    mounted.fs_type = answer->text.substr(0, space);
+    mounted.options = answer->text.substr(space + 1);
+  }
+  return mounted;
 }
 
 }  // namespace livemv::mount

@@ -10,14 +10,15 @@
 #include <string>
 
 #include "core/result.h"
-#include "migrator/mount/mount_fd.h"
+#include "migrator/mount/mount_ops.h"
 
 namespace livemv::mount {
 
 // See MountOps::MountTarget. kTimeout leaves no process behind that can end;
 // one that waits for the server uninterruptibly goes when it is answered.
-core::Result<MountFd> MountNfs(const std::string& target,
-                               const std::string& options,
-                               const std::string& scratch, int64_t timeout_ns);
+core::Result<TargetMount> MountNfs(const std::string& target,
+                                   const std::string& options,
+                                   const std::string& scratch,
+                                   int64_t timeout_ns);
 
 }  // namespace livemv::mount

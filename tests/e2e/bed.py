@@ -117,12 +117,12 @@ class Bed(unittest.TestCase):
         self.exported.append(at)
         return at
 
-    def target(self, at):
+    def target(self, at, options=""):
         """Words of the command line for a target: at, or its name on the server."""
         if not NFS:
             return [str(at)]
         path = os.path.relpath(at, "/export") if NFS_VERS.startswith("4") else f"{at}"[1:]
-        return [f"{NFS}:/{path}", "-o", f"vers={NFS_VERS}"]
+        return [f"{NFS}:/{path}", "-o", f"vers={NFS_VERS}" + (options and f",{options}")]
 
     def assert_moved(self, source=None, target=None):
         """The target is what is mounted on the source."""

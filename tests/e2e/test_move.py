@@ -39,7 +39,7 @@ class Move(bed.Bed):
     def test_writers_by_path_and_with_descriptors(self):
         bed.fill(self.disk, mb=bed.sized(200, 20), files=bed.sized(400, 200))
         before = bed.tree(self.disk / "odd")
-        self.writers(by_path=20, held=14, shared=3)
+        self.writers(by_path=bed.sized(20, 6), held=bed.sized(14, 4), shared=bed.sized(3, 2))
         self.start("--wait", timeout=240)
         self.assert_moved()
         for row in self.status()["pauses"]:

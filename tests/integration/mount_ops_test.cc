@@ -324,7 +324,7 @@ TEST_F(MountOpsTest, ADirectoryTargetIsACopyOfItsMount) {
   auto mount = ops_->MountTarget(Path("target") + "/sub", "", Path("scratch"),
                                  1'000'000'000);
   ASSERT_TRUE(mount) << mount.error().ToString();
-  ASSERT_TRUE(ops_->AttachAt(*mount, {nullptr, Path("work")}));
+  ASSERT_TRUE(ops_->AttachAt(mount->mount, {nullptr, Path("work")}));
   EXPECT_EQ(Who(Path("work")), "sub");
 }
 

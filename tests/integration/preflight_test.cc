@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Pair;
 
 class Preflight : public LoopVolumes {
  protected:
@@ -116,7 +118,7 @@ TEST_F(Preflight, PlacesThatDoNotSuit) {
   // A source in memory.
   const std::string tmp = base_ + "/tmp";
   std::filesystem::create_directory(tmp);
-  ASSERT_EQ(mount("none", tmp.c_str(), "tmpfs", 0, ""), 0);
+  ASSERT_EQ(::mount("none", tmp.c_str(), "tmpfs", 0, ""), 0);
   Mounted(tmp);
   EXPECT_THAT(blocked(tmp, nas), Contains("source-type"));
 }
@@ -138,27 +140,93 @@ TEST_F(Preflight, ATargetThatIsTooSmallOrReadOnly) {
   request_.target = base_ + "/small";
   EXPECT_THAT(Blockers(), Contains("target-too-small"));
   request_.target = base_ + "/nas";
-  ASSERT_EQ(mount(nullptr, request_.target.c_str(), nullptr,
+  ASSERT_EQ(::mount(nullptr, request_.target.c_str(), nullptr,
                   MS_REMOUNT | MS_RDONLY, nullptr),
             0);
   EXPECT_THAT(Blockers(), Contains("target-read-only"));
+}
+
+// A ramfs stores no extended attributes at all.
+TEST_F(Preflight, WhatTheTargetDoesNotStoreBlocksUnlessTheLossIsAccepted) {
+  const std::string ram = base_ + "/ram";
+  std::filesystem::create_directory(ram);
+  ASSERT_EQ(::mount("none", ram.c_str(), "ramfs", 0, ""), 0);
+  Mounted(ram);
+  core::UniqueFd root(open(ram.c_str(), O_RDONLY | O_DIRECTORY));
+  Survey survey;
+  survey.with_user_xattrs = 1;
+  survey.with_system_xattrs = 2;
+  survey.with_acls = 3;
+  TargetRequest request;
+  request.target_fd = root.Get();
+  request.survey = &survey;
+  auto check = [&](fusefs::TargetHolds* holds) {
+    daemon::Volume volume;
+    std::map<std::string, Severity> found;
+    for (const Finding& f : CheckTarget(request, &volume, holds))
+      found[f.code] = f.severity;
+    return found;
+  };
+  fusefs::TargetHolds holds;
+  EXPECT_THAT(check(&holds),
+              testing::UnorderedElementsAre(
+                  Pair("target-xattrs", Severity::kBlocker),
+                  Pair("target-system-xattrs", Severity::kBlocker),
+                  Pair("target-acls", Severity::kBlocker),
+                  Pair("target-lacks", Severity::kNote)));
+  EXPECT_FALSE(holds.user_xattrs || holds.system_xattrs || holds.acls);
+  request.accepted = *core::ParseLosses("xattr");
+  auto accepted = check(&holds);
+  EXPECT_EQ(accepted["target-xattrs"], Severity::kWarning);
+  EXPECT_EQ(accepted["target-system-xattrs"], Severity::kWarning);
+  EXPECT_EQ(accepted["target-acls"], Severity::kBlocker);
+  // A tree without attributes is nobody's loss.
+  survey = {};
+  EXPECT_THAT(check(&holds), testing::ElementsAre(
+                                 Pair("target-lacks", Severity::kNote)));
+  EXPECT_TRUE(std::filesystem::is_empty(ram));
+}
+
+TEST_F(Preflight, ASoftMountIsRefusedUnlessInsistedUpon) {
+  core::UniqueFd root(
+      open(request_.target.c_str(), O_RDONLY | O_DIRECTORY));
+  TargetRequest request;
+  request.target_fd = root.Get();
+  request.is_root_of_filesystem = true;
+  daemon::Volume volume;
+  volume.type = "nfs4";
+  fusefs::TargetHolds holds;
+  for (const char* options : {"rw,vers=4.2,soft,proto=tcp", "rw,softerr"}) {
+    volume.options = options;
+    request.accepted = {};
+    auto refused = CheckTarget(request, &volume, &holds);
+    ASSERT_EQ(refused.size(), 1u) << options;
+    EXPECT_EQ(refused[0].severity, Severity::kBlocker);
+    EXPECT_THAT(refused[0].way_out, HasSubstr("--allow-loss=soft"));
+    request.accepted.soft = true;
+    EXPECT_EQ(CheckTarget(request, &volume, &holds)[0].severity,
+              Severity::kWarning);
+  }
+  volume.options = "rw,vers=4.2,hard,softreval";
+  request.accepted = {};
+  EXPECT_THAT(CheckTarget(request, &volume, &holds), IsEmpty());
 }
 
 TEST_F(Preflight, DoorsMountsAndKernelUsers) {
   const std::string door = base_ + "/door";
   std::filesystem::create_directory(door);
   ASSERT_EQ(
-      mount((tree_ + "/sub").c_str(), door.c_str(), nullptr, MS_BIND, nullptr),
+      ::mount((tree_ + "/sub").c_str(), door.c_str(), nullptr, MS_BIND, nullptr),
       0);
   EXPECT_THAT(Blockers(), Contains("other-door"));
   EXPECT_THAT(PlanText(plan_, 1000), HasSubstr(door));
   ASSERT_EQ(umount2(door.c_str(), 0), 0);
-  ASSERT_EQ(mount(loops_[0].c_str(), door.c_str(), "ext4", 0, ""), 0);
+  ASSERT_EQ(::mount(loops_[0].c_str(), door.c_str(), "ext4", 0, ""), 0);
   EXPECT_THAT(Blockers(), Contains("other-door"));
   ASSERT_EQ(umount2(door.c_str(), 0), 0);
 
   const std::string nested = tree_ + "/sub";
-  ASSERT_EQ(mount("none", nested.c_str(), "tmpfs", 0, ""), 0);
+  ASSERT_EQ(::mount("none", nested.c_str(), "tmpfs", 0, ""), 0);
   EXPECT_THAT(Blockers(), Contains("nested-mount"));
   EXPECT_THAT(PlanText(plan_, 1000), HasSubstr(nested));
   ASSERT_EQ(umount2(nested.c_str(), 0), 0);
@@ -186,7 +254,7 @@ TEST_F(Preflight, ANamespaceThatOnlyADescriptorKeeps) {
   if (pid == 0) {
     const bool ok =
         unshare(CLONE_NEWNS) == 0 &&
-        mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
     if (write(made[1], ok ? "y" : "n", 1) != 1)
       _exit(1);
     pause();
@@ -229,7 +297,7 @@ TEST_F(Preflight, WhatATargetCannotStoreBlocksOnlyIfTheTreeHasIt) {
   ASSERT_EQ(RunTool({"mkfs.ext4", "-q", "-F", "-b", "4096", image}), 0);
   std::filesystem::create_directory(point);
   loops_.push_back(Output("losetup --show -f " + image));
-  ASSERT_EQ(mount(loops_.back().c_str(), point.c_str(), "ext4", 0, ""), 0);
+  ASSERT_EQ(::mount(loops_.back().c_str(), point.c_str(), "ext4", 0, ""), 0);
   Mounted(point);
   request_.dir = point;
   EXPECT_THAT(Blockers(), IsEmpty()) << PlanText(plan_);

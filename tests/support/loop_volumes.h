@@ -77,7 +77,7 @@ class LoopVolumes : public testing::Test {
     loops_.push_back(loop);
     const std::string point = base_ + "/" + name;
     std::filesystem::create_directory(point);
-    ASSERT_EQ(mount(loop.c_str(), point.c_str(), "ext4", 0, ""), 0);
+    ASSERT_EQ(::mount(loop.c_str(), point.c_str(), "ext4", 0, ""), 0);
     mounts_.push_back(point);
   }
   void Mounted(const std::string& point) { mounts_.push_back(point); }

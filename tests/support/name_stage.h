@@ -66,6 +66,7 @@ class Orphans final : public fusefs::OrphanKeeper {
 
 struct StageRoots {
   std::function<core::UniqueFd()> source, target, journal;
+  fusefs::TargetHolds holds = {};
 };
 
 // One life of the worker. Members in the order of construction.
@@ -131,7 +132,7 @@ struct Worker {
     fs = std::make_unique<fusefs::OverlayFs>(
         fusefs::OverlayFs::Parts{source.get(), objects.get(), redo.get(),
                                  data.get(), &graveyard, journal.get(),
-                                 resumed},
+                                 resumed, roots.holds},
         fusefs::Serving::kRedirect);
     applier = std::make_unique<copy::Applier>(&lane);
     applier->Adopt(recovered);

@@ -24,7 +24,13 @@ TEST(Cli, StartTakesAllItsOptions) {
 }
 
 TEST(Cli, DefaultsAreThoseOfTheManual) {
-  Parsed p = Parse({"start", "a", "b"});
+  Parsed p = Parse({"plan", "a", "b", "--allow-loss=acl,xattr"});
+  EXPECT_EQ(core::LossesText(p.command.accepted), "xattr,acl");
+  p = Parse({"start", "a", "b", "--allow-loss=acl,files"});
+  EXPECT_EQ(p.exit, Exit::kUsage);
+  EXPECT_NE(p.text.find("'files'"), std::string::npos) << p.text;
+
+  p = Parse({"start", "a", "b"});
   ASSERT_TRUE(p.run);
   EXPECT_TRUE(p.command.auto_cutover);
   EXPECT_EQ(p.command.max_pause_ns, 200'000'000);

@@ -33,7 +33,7 @@ class Names : public testing::Test {
         &sys_,
         StageRoots{[this] { return sys_.OpenRoot(source_); },
                    [this] { return sys_.OpenRoot(target_); },
-                   [this] { return sys_.OpenRoot(journal_); }},
+                   [this] { return sys_.OpenRoot(journal_); }, holds_},
         "boot " + std::to_string(boots_), true);
   }
   void PowerCut(uint64_t seed) {
@@ -119,6 +119,7 @@ class Names : public testing::Test {
 
   FakeSyscalls sys_;
   FakeSyscalls::FsId source_, target_, journal_;
+  fusefs::TargetHolds holds_;
   std::unique_ptr<Worker> worker_;
   int boots_ = 0;
 };
@@ -537,12 +538,44 @@ TEST_F(Names, AnAttributeThatTheTargetCannotHoldDoesNotKeepTheModeFromIt) {
   EXPECT_NE(aside[0].reason.find("user.x"), std::string::npos);
   EXPECT_EQ(ModeOnTarget("f"), 0640);
   // Accepted by the operator.
-  worker_->lane.lose_xattrs = true;
+  worker_->lane.losses.xattrs = true;
   sys_.FailNext("SetXattr", target_, EOPNOTSUPP);
   worker_->redo->RetryAll(false);
   while (worker_->applier->Step()) {
   }
   EXPECT_EQ(worker_->redo->Count().pending, 0u);
+}
+
+TEST_F(Names, AnAttributeThatTheTargetDoesNotStoreIsNotSet) {
+  holds_.user_xattrs = false;
+  Start();
+  const FileId id = CreateFile(kRootId, "f", "x");
+  auto set = fs().SetXattr(id, "user.x", "1", 0);
+  ASSERT_FALSE(set.has_value());
+  EXPECT_EQ(set.error().Errno(), EOPNOTSUPP);
+  EXPECT_TRUE(fs().SetXattr(id, "trusted.x", "1", 0).has_value());
+  EXPECT_EQ(Must(fs().ListXattr(id)), std::vector<std::string>{"trusted.x"});
+  // Abort brings back what is on the source, which stores all of them.
+  MustDo(fs().SetServing(fusefs::Serving::kAborting));
+  EXPECT_TRUE(fs().SetXattr(id, "user.x", "1", 0).has_value());
+}
+
+TEST_F(Names, AnOwnerThatTheTargetRefusesCanBeGivenUp) {
+  PlantFile("f");
+  core::UniqueFd root = sys_.OpenRoot(source_);
+  auto fd = Must(sys_.OpenAt(root.Get(), "f", O_PATH, 0));
+  MustDo(sys_.ChOwn(fd.Get(), 1000, 1000));
+  MustDo(sys_.ChMod(fd.Get(), 04755));
+  Start();
+  worker_->lane.losses.owners = true;
+  sys_.FailNext("ChOwn", target_, EPERM, 9);
+  while (worker_->scanner->Step()) {
+  }
+  while (worker_->applier->Step()) {
+  }
+  EXPECT_EQ(worker_->redo->Count().pending, 0u);
+  EXPECT_TRUE(worker_->redo->SetAsides(10).empty());
+  EXPECT_EQ(ModeOnTarget("f"), 0755) << "no set-id bit for another owner";
 }
 
 TEST_F(Names, TheMarkOfAPlaceholderIsHiddenAndNotCopied) {

@@ -341,8 +341,8 @@ class FakeMachine : public ProcessScanner,
   Result<mount::MountFd> MakeOverlay(const mount::OverlaySpec&) override {
     return Fail(ErrorCode::kUnsupported, "not here");
   }
-  Result<mount::MountFd> MountTarget(const std::string&, const std::string&,
-                                     const std::string&, int64_t) override {
+  Result<mount::TargetMount> MountTarget(const std::string&, const std::string&,
+                                         const std::string&, int64_t) override {
     return Fail(ErrorCode::kUnsupported, "not here");
   }
   Status AttachAt(const mount::MountFd& m,

@@ -351,7 +351,7 @@ Plan Sample() {
   plan.survey->files = 1234;
   plan.survey->bytes = 5'000'000;
   plan.survey->largest_path = "\xff.bin";
-  plan.source_volume = Volume{.type = "ext4", .device = "/dev/sda1"};
+  plan.source_volume = Volume{.type = "ext4", .device = "/dev/sda1", .options = ""};
   proc::Snapshot snapshot;
   snapshot.holders.push_back(Writer(4711));
   snapshot.holders.push_back(Writer(4712));

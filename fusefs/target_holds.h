@@ -1,0 +1,28 @@
+#pragma once
+
+// Which kinds of extended attributes the target stores, as tried out at start.
+// While the redirect is live the overlay refuses to set others, as the target
+// will after the cutover: an attribute that cannot be moved would hold the
+// migration up, or vanish at its end.
+//
+// Thread contract: a value.
+
+#include <string_view>
+
+namespace livemv::fusefs {
+
+struct TargetHolds {
+  bool user_xattrs = true;
+  bool system_xattrs = true;  // trusted.* and security.*
+  bool acls = true;           // system.posix_acl_*
+
+  bool Holds(std::string_view xattr) const {
+    if (xattr.starts_with("user."))
+      return user_xattrs;
+    if (xattr.starts_with("system.posix_acl_"))
+      return acls;
+    return system_xattrs;
+  }
+};
+
+}  // namespace livemv::fusefs
