@@ -438,6 +438,7 @@ void World::Happen(const Event& event) {
       return;
     }
     case Mishap::kSourceFull:
+      source_full_ = true;
       Say("=== source will refuse writes");
       sys_.FailNext("PWrite", source_, event.a % 2 == 0 ? ENOSPC : EIO,
                     1 + static_cast<int>(event.a % 3));

@@ -176,6 +176,7 @@ class World {
   int64_t hang_ns_ = 0;
   bool over_ = false;
   bool writeback_ = false;  // fsync may fail
+  bool source_full_ = false;
   fuse_in_header header_{};
   fusefs::Entry made_entry_;  // of the creation that has just ended
   std::string failure_;
