@@ -808,6 +808,10 @@ void World::Observe() {
     std::string wrong = model_.Adopt(seen, after_cut_);
     if (!wrong.empty())
       return Fail(wrong);
+    // What lost its last name in a request that died with its application: the
+    // kernel lets go of it at the lookups above.
+    for (const auto& [id, node] : model_.nodes())
+      LastNameGone(node.get());
     Say("observed: ", seen.size(), " objects");
     observing_ = after_cut_ = false;
     return;
