@@ -97,6 +97,11 @@ class FrozenSetImpl final : public FrozenSet {
   std::mutex keep_mu_;
   // The inverse, and pidfds; guarded by keep_mu_.
   std::vector<core::UniqueFd> keep_;
+  // Of freezes that have ended. Closed last: the close of a file on the overlay
+  // waits for whoever writes to it (fs/fuse/file.c, fuse_flush takes the inode's
+  // lock), and a writer that was thawed waits for the gate, which our caller
+  // opens after us.
+  std::vector<core::UniqueFd> discarded_;
 };
 
 core::Status FrozenSetImpl::ForAll(
@@ -488,6 +493,7 @@ void FrozenSetImpl::EndFreeze() {
     return;
   }
   escrow_->Clear();
+  std::ranges::move(keep_, std::back_inserter(discarded_));
   keep_.clear();
 }
 
