@@ -5,6 +5,7 @@ Environment: LIVEMV_CUT, for how many seconds (10).
 import errno
 import json
 import os
+import pathlib
 import subprocess
 import time
 import unittest
@@ -40,8 +41,9 @@ class Cut(bed.Bed):
         server("heal")
 
     def moved_whole(self):
-        self.livemv("cutover", self.disk, "--wait", timeout=100)
-        self.assertEqual(self.status()["state"], "moved")
+        if self.status()["state"] not in ("moved", "draining"):
+            self.livemv("cutover", self.disk, "--wait", timeout=100)
+        self.wait_state("moved")
         self.assert_moved()
         totals = self.stop_writers()
         print(totals, flush=True)
@@ -64,6 +66,110 @@ class Cut(bed.Bed):
         self.writers(by_path=3, held=2, shared=1)
         self.start("--cutover=wait", "--wait")
         self.cut()
+        self.moved_whole()
+
+    def test_while_paused(self):
+        self.meanwhile = ("paused", "synced")
+        self.writers(by_path=3, held=2, shared=1)
+        self.start("--cutover=wait")
+        self.livemv("pause", self.disk)
+        self.cut()
+        if self.status()["state"] == "paused":
+            self.livemv("resume", self.disk)
+        self.wait_state("synced", timeout=90)
+        self.moved_whole()
+
+    def test_while_attaching(self):
+        """Attach asks nothing of the server; the first writes after it wait."""
+        self.meanwhile = ("attaching", "copying", "synced")
+        self.writers(by_path=3, held=2, shared=1)
+        start = self.spawn(bed.LIVEMV, "start", self.disk, *self.target(self.nas),
+                           f"--state-dir={self.state}", "--cutover=wait",
+                           env=dict(os.environ, LIVEMV_FAULTS="attach.scanned=delay:3000@1"))
+        bed.poll("attaching", lambda: self.listed() and self.status()["state"] == "attaching")
+        self.cut()
+        self.assertEqual(start.wait(timeout=60), 0)
+        self.wait_state("synced", timeout=90)
+        self.moved_whole()
+
+    def test_while_cutting_over(self):
+        """The cutover gives up in time, or waits in synced for its next attempt."""
+        self.meanwhile = ("cutting_over", "synced", "moved", "draining")
+        self.writers(by_path=3, held=2, shared=1)
+        self.start("--cutover=wait", "--wait")
+        cutover = self.spawn(bed.LIVEMV, "cutover", self.disk, "--wait")
+        bed.poll("cutting over", lambda: self.status()["state"] != "synced" or
+                 cutover.poll() is not None, step=0)
+        self.cut()
+        self.assertIn(cutover.wait(timeout=100), (0, 5, 8))
+        if self.status()["state"] not in ("moved", "draining"):
+            self.wait_state("synced", timeout=90)
+        self.moved_whole()
+
+    def test_while_aborting(self):
+        self.meanwhile = ("aborting", "synced", "aborted")
+        self.writers(by_path=3, held=2, shared=1)
+        self.start("--cutover=wait", "--wait")
+        (self.disk / "new").write_bytes(b"n" * 3_000_000)
+        server("cut")
+        abort = self.spawn(bed.LIVEMV, "abort", self.disk, "--wait")
+        self.cut()
+        self.assertEqual(abort.wait(timeout=100), 0)
+        self.assertEqual(self.listed(), [])
+        totals = self.stop_writers()
+        print(totals, flush=True)
+        self.assert_nothing_lost(totals)
+        self.assertEqual((self.disk / "new").read_bytes(), b"n" * 3_000_000)
+        self.assertEqual(bed.difference(self.before, bed.tree(self.disk / "odd")), "")
+
+    def test_while_draining(self):
+        """One that was accepted goes on working on the overlay after the move."""
+        self.meanwhile = ("draining",)
+        held = self.spawn("sleep", "1000", cwd=self.disk)
+        self.writers(by_path=3, held=2, shared=1)
+        self.start("--cutover=wait", "--wait")
+        tracer = self.spawn("strace", "-o", self.work / "trace", "-p", held.pid)
+        bed.poll("a tracer", lambda: "TracerPid:\t0" not in
+                 pathlib.Path(f"/proc/{held.pid}/status").read_text())
+        self.livemv("cutover", self.disk, f"--accept={held.pid}", "--wait")
+        self.wait_state("draining")
+        self.cut()
+        tracer.terminate()
+        tracer.wait(timeout=20)
+        held.kill()
+        held.wait()
+        self.wait_state("moved", timeout=90)
+        self.moved_whole()
+
+    def test_once_moved(self):
+        """Nothing of ours is left between the processes and the server."""
+        self.meanwhile = ("moved",)
+        self.writers(by_path=3, held=2, shared=1)
+        self.start("--wait")
+        self.cut()
+        self.livemv("finish", self.disk)
+        self.assert_moved()
+        self.assert_nothing_lost(self.stop_writers())
+
+    def test_before_start(self):
+        """Nobody answers: start says so and has changed nothing."""
+        self.writers(by_path=3, held=2)
+        server("cut")
+        said = self.livemv("start", self.disk, *self.target(self.nas, "retry=0"),
+                           f"--state-dir={self.state}", code=8, timeout=100)
+        self.assertIn("nothing was changed", said.text)
+        server("heal")
+        self.assertEqual(self.listed(), [])
+        self.assert_nothing_lost(self.stop_writers())
+
+    def test_the_server_restarts_while_copying(self):
+        self.meanwhile = ("copying", "synced")
+        self.writers(by_path=3, held=2, shared=1)
+        self.start("--cutover=wait")
+        bed.poll("something was copied", lambda: self.status()["bytes"]["copied"] > 0)
+        server("stop")
+        server("start")
+        self.wait_state("synced", timeout=90)
         self.moved_whole()
 
 
