@@ -743,6 +743,7 @@ TEST_F(Names, AfterCutoverTheTargetAloneIsServed) {
   ExpectSettles();
   MustDo(worker_->victims->RemovePrivate());
   EXPECT_FALSE(sys_.InoOf(target_, Worker::kPrivate).has_value());
+  EXPECT_EQ(Must(worker_->victims->Bury()), 0u);
   MustDo(fs().SetServing(Serving::kTargetOnly));
   // Numbers that stragglers hold go on meaning the same objects.
   EXPECT_EQ(Id("d"), d);
