@@ -173,15 +173,17 @@ class Cut(bed.Bed):
         self.moved_whole()
 
 
-class Contract(bed.Bed):
-    """What the export does not hold is named before anything is changed, and
-    given up only if told so."""
-
+class Planned(bed.Bed):
     def plan(self, *args):
         said = self.livemv("plan", self.disk, *self.target(self.nas), *args, "--json",
                            code=None)
         plan = json.loads(said.text)
         return plan, {f["code"]: f for f in plan["findings"]}
+
+
+class Contract(Planned):
+    """What the export does not hold is named before anything is changed, and
+    given up only if told so."""
 
     def test_plan_tries_the_export_and_shows_its_options(self):
         bed.fill(self.disk, mb=5, files=20)
@@ -246,6 +248,23 @@ class Contract(bed.Bed):
         self.assertEqual(findings["target-times"]["severity"], "blocker")
         self.start("--allow-loss=time", "--wait")
         self.assertEqual(file.read_text(), "text")
+
+
+class Squash(Planned):
+    """A server that takes root for nobody."""
+
+    def test_plan_knows_a_squashed_root(self):
+        server("export", "rw,sync,root_squash")
+        self.addCleanup(server, "export", "rw,sync,no_root_squash")
+        self.nas.chmod(0o777)
+        file = self.disk / "file"
+        file.write_text("text")
+        os.chown(file, 1000, 1000)
+        _, findings = self.plan()
+        self.assertEqual(findings["target-owners"]["severity"], "blocker")
+        self.start("--allow-loss=owner", "--wait")
+        self.assertEqual(file.read_text(), "text")
+        self.assertNotEqual(file.stat().st_uid, 1000)
 
 
 if __name__ == "__main__":
