@@ -316,6 +316,15 @@ fusefs::TargetHolds ProbeTarget(int target_fd, const Survey& survey,
                         : "see that it is writable and has room");
     return {};
   }
+  struct stat root = {};
+  if (fstat(target_fd, &root) == 0 &&
+      fchmod(target_fd, root.st_mode & 07777) != 0)
+    findings->Block("target-root",
+                    "TARGET's own directory takes no mode and times from root (" +
+                        core::ErrnoName(errno) +
+                        "), and DIR's are to be given to it",
+                    "export it with no_root_squash, or make whom the server "
+                    "takes root for its owner");
   ProbeCalls(&probe, file.Get(), findings);
   const fusefs::TargetHolds holds =
       ProbeAttributes(file.Get(), survey, accepted, findings);
