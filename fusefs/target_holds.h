@@ -21,7 +21,8 @@ struct TargetHolds {
       return user_xattrs;
     if (xattr.starts_with("system.posix_acl_"))
       return acls;
-    return system_xattrs;
+    // A label is the security policy's, not the user's: it is not copied.
+    return system_xattrs || xattr == "security.selinux";
   }
 };
 

@@ -560,6 +560,14 @@ TEST_F(Names, AnAttributeThatTheTargetDoesNotStoreIsNotSet) {
   EXPECT_TRUE(fs().SetXattr(id, "user.x", "1", 0).has_value());
 }
 
+TEST_F(Names, ALabelIsSetOnTheSourceEvenIfTheTargetStoresNone) {
+  holds_.system_xattrs = false;
+  Start();
+  const FileId id = CreateFile(kRootId, "f", "x");
+  EXPECT_TRUE(fs().SetXattr(id, "security.selinux", "l", 0).has_value());
+  EXPECT_FALSE(fs().SetXattr(id, "security.other", "1", 0).has_value());
+}
+
 TEST_F(Names, AnOwnerThatTheTargetRefusesCanBeGivenUp) {
   PlantFile("f");
   core::UniqueFd root = sys_.OpenRoot(source_);
