@@ -2,6 +2,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/securebits.h>
+#include <sys/fsuid.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
@@ -11,6 +14,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "core/syscalls.h"
 
@@ -47,6 +51,20 @@ class ProcFd {
  private:
   char path_[32];
 };
+
+// A thread keeps its capabilities while it acts as somebody else
+// (capabilities(7), SECBIT_NO_SETUID_FIXUP).
+Status KeepCapabilities() {
+  static thread_local bool kept = false;
+  if (kept)
+    return {};
+  const int bits = ::prctl(PR_GET_SECUREBITS);
+  if (bits < 0 ||
+      ::prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) != 0)
+    return FailSys(errno, "prctl(PR_SET_SECUREBITS)");
+  kept = true;
+  return {};
+}
 
 Status Check(long rc, const char* call) {
   if (rc < 0)
@@ -268,6 +286,28 @@ class RealSyscalls final : public Syscalls {
   }
   Status RemoveXattr(int fd, const char* name) override {
     return Check(::removexattr(ProcFd(fd).Path(), name), "removexattr");
+  }
+
+  Result<Identity> ActAs(const Identity& who) override {
+    static thread_local Identity current;
+    if (who == current)
+      return current;
+    TRY(KeepCapabilities());
+    // The wrapper of the C library would set the groups of all threads. Only
+    // this call can fail (setgroups(2)); the others tell nothing (setfsuid(2)).
+    if (who.groups != current.groups &&
+        ::syscall(SYS_setgroups, who.groups.size(), who.groups.data()) != 0)
+      return FailSys(errno, "setgroups");
+    ::setfsgid(who.gid);
+    ::setfsuid(who.uid);
+    if (static_cast<uid_t>(::setfsuid(static_cast<uid_t>(-1))) != who.uid ||
+        static_cast<gid_t>(::setfsgid(static_cast<gid_t>(-1))) != who.gid) {
+      ::setfsuid(current.uid);
+      ::setfsgid(current.gid);
+      ::syscall(SYS_setgroups, current.groups.size(), current.groups.data());
+      return FailSys(EPERM, "setfsuid");
+    }
+    return std::exchange(current, who);
   }
 
   int64_t MonotonicNs() override { return Now(CLOCK_MONOTONIC); }

@@ -43,6 +43,15 @@ struct DirEntry {
 
 using Stat = struct statx;
 
+// Whom a filesystem takes a thread for: its fsuid, fsgid and supplementary
+// groups (setfsuid(2), credentials(7)). What this program is: root in no group.
+struct Identity {
+  uid_t uid = 0;
+  gid_t gid = 0;
+  std::vector<gid_t> groups;
+  bool operator==(const Identity&) const = default;
+};
+
 class Syscalls : public FdCloser {
  public:
   virtual Result<UniqueFd> OpenAt(int dirfd, const char* path, int flags,
@@ -98,6 +107,11 @@ class Syscalls : public FdCloser {
                           int flags) = 0;
   virtual Result<std::vector<std::string>> ListXattr(int fd) = 0;
   virtual Status RemoveXattr(int fd, const char* name) = 0;
+
+  // The calling thread acts as who from now on, with all its capabilities; the
+  // former identity comes back. Nothing has changed on an error. Scoped use:
+  // core/acting.h.
+  virtual Result<Identity> ActAs(const Identity& who) = 0;
 
   // CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds.
   virtual int64_t MonotonicNs() = 0;

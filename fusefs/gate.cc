@@ -53,8 +53,11 @@ core::Status Gate::DrainAndClose(int64_t deadline_ns,
     int64_t left = deadline_ns - now_ns();
     if (left <= 0) {
       status = core::Fail(core::ErrorCode::kTimeout,
-                          "drain the overlay: " + std::to_string(in_flight_) +
-                              " requests are still in flight");
+                          in_flight_ == 0
+                              ? "drain the overlay: requests keep coming"
+                              : "drain the overlay: " +
+                                    std::to_string(in_flight_) +
+                                    " requests are still in flight");
       break;
     }
     if (in_flight_ > 0) {

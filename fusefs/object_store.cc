@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "core/acting.h"
 #include "core/fault_points.h"
 #include "core/log.h"
 
@@ -15,6 +16,11 @@ namespace livemv::fusefs {
 namespace {
 
 constexpr mode_t kFormat = S_IFMT;
+
+bool IsDenied(const core::Status& status) {
+  return !status && (status.error().sys_errno == EACCES ||
+                     status.error().sys_errno == EPERM);
+}
 
 std::string Operand(const char* what, state::FileId id) {
   return fmt::format("{} object {}", what, ObjectStore::SlotName(id));
@@ -28,8 +34,16 @@ ObjectStore::ObjectStore(core::Syscalls* sys, core::UniqueFd root,
     : sys_(sys), root_(std::move(root)), private_name_(std::move(private_name)),
       journal_(journal), max_open_(max_open) {}
 
-core::Result<core::UniqueFd> ObjectStore::MakeDir(int at, const char* name) {
-  auto made = sys_->MkDirAt(at, name, 0700);
+core::Result<core::UniqueFd> ObjectStore::MakeDir(int at, const char* name,
+                                                  mode_t mode) {
+  auto made = sys_->MkDirAt(at, name, mode);
+  if (IsDenied(made)) {
+    // The server takes root for nobody, who may not: then as the owner.
+    ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(at, ""));
+    core::Acting acting(sys_, {st.stx_uid, st.stx_gid, {st.stx_gid}});
+    TRY(acting.status());
+    made = sys_->MkDirAt(at, name, mode);
+  }
   if (!made && made.error().sys_errno != EEXIST)
     return core::Fail(std::move(made).error().With(
         fmt::format("make the target's private directory \"{}\"", name)));
@@ -37,6 +51,9 @@ core::Result<core::UniqueFd> ObjectStore::MakeDir(int at, const char* name) {
   if (!fd)
     return core::Fail(std::move(fd).error().With(
         fmt::format("the target's private directory \"{}\"", name)));
+  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), ""));
+  if ((st.stx_mode & 07777) != mode)  // the umask, or an older migration
+    TRY(sys_->ChMod(fd->Get(), mode));
   return fd;
 }
 
@@ -57,23 +74,27 @@ void ObjectStore::RestoreRootTimes(const core::Stat& before) {
 }
 
 core::Status ObjectStore::Prepare() {
+  core::MutexLock lock(prepare_mu_);
+  if (slots_)
+    return {};
   ASSIGN_OR_RETURN(core::Stat before, sys_->StatAt(root_.Get(), ""));
   ASSIGN_OR_RETURN(core::UniqueFd dir,
-                   MakeDir(root_.Get(), private_name_.c_str()));
+                   MakeDir(root_.Get(), private_name_.c_str(), 0700));
   RestoreRootTimes(before);
-  ASSIGN_OR_RETURN(core::UniqueFd slots, MakeDir(dir.Get(), "o"));
-  ASSIGN_OR_RETURN(core::UniqueFd victims, MakeDir(dir.Get(), "v"));
-  private_ = std::move(dir);
-  slots_ = std::move(slots);
-  victims_ = std::move(victims);
+  ASSIGN_OR_RETURN(core::UniqueFd slots, MakeDir(dir.Get(), "o", 0777));
+  ASSIGN_OR_RETURN(core::UniqueFd victims, MakeDir(dir.Get(), "v", 0777));
   ASSIGN_OR_RETURN(core::FileHandle handle,
                    sys_->NameToHandle(root_.Get(), ""));
   ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(root_.Get(), ""));
   Remember(state::kRootId, Object{handle, st.stx_ino, S_IFDIR});
+  private_ = std::move(dir);
+  slots_ = std::move(slots);
+  victims_ = std::move(victims);
   return {};
 }
 
 core::Status ObjectStore::RemovePrivate() {
+  core::MutexLock lock(prepare_mu_);
   slots_.Reset();
   victims_.Reset();
   private_.Reset();
@@ -193,6 +214,21 @@ std::string ObjectStore::NewVictimName() {
                      next_victim_.fetch_add(1));
 }
 
+core::Status ObjectStore::MakeAsOwner(const std::string& slot,
+                                      const core::Stat& source,
+                                      const std::string& link_text) {
+  {
+    core::Acting acting(sys_, {source.stx_uid, source.stx_gid, {}});
+    TRY(acting.status());
+    core::Status made = MakeInSlot(slot, source, link_text);
+    if (!IsDenied(made))
+      return made;
+  }
+  // What only root may make (a device node), or a server that takes everybody
+  // for one and the same.
+  return MakeInSlot(slot, source, link_text);
+}
+
 core::Status ObjectStore::MakeInSlot(const std::string& slot,
                                      const core::Stat& source,
                                      const std::string& link_text) {
@@ -233,7 +269,8 @@ core::Result<Object> ObjectStore::Make(state::FileId id,
                                        const std::string& link_text) {
   const std::string slot = SlotName(id);
   const mode_t type = source.stx_mode & kFormat;
-  auto made = MakeInSlot(slot, source, link_text);
+  TRY(Prepare());
+  auto made = MakeAsOwner(slot, source, link_text);
   if (!made && made.error().sys_errno != EEXIST)
     return core::Fail(std::move(made).error().With(Operand("make", id)));
   TRY(core::FaultPoint("objects.made"));

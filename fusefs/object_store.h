@@ -43,9 +43,11 @@ class ObjectStore {
               std::string private_name, state::Journal* journal,
               size_t max_open = 4096);
 
-  // Makes the private directories (0700) where they are missing, and binds the
-  // root. Before anything that needs a slot; again after RemovePrivate if the
-  // migration goes on.
+  // Makes the private directories where they are missing, and binds the root;
+  // does nothing if that is done. Before anything but Ensure that needs a slot;
+  // again after RemovePrivate if the migration goes on. The private directory
+  // is 0700; in it names are changed by whoever owns the object's next or last
+  // directory.
   core::Status Prepare();
   // Removes the private directories. ENOTEMPTY, naming what is left, if
   // objects are still there.
@@ -69,7 +71,8 @@ class ObjectStore {
 
   // The object of id, made and bound if there is none: type, device number
   // and owner from source, mode 0600 (0700 for a directory); link_text for a
-  // symbolic link. An object that already lies in the slot without a record
+  // symbolic link. Made as the owner, since a server that squashes root lets
+  // nobody give files away. An object that already lies in the slot without a record
   // (a kill between the two) is adopted. The record is appended, not synced.
   core::Result<Object> Ensure(state::FileId id, const core::Stat& source,
                               const std::string& link_text = {});
@@ -102,10 +105,12 @@ class ObjectStore {
   void Unlist(state::FileId id);  // from by_ino_; mu_ held
   core::Result<Object> Make(state::FileId id, const core::Stat& source,
                             const std::string& link_text);
+  core::Status MakeAsOwner(const std::string& slot, const core::Stat& source,
+                           const std::string& link_text);
   core::Status MakeInSlot(const std::string& slot, const core::Stat& source,
                           const std::string& link_text);
   core::Status EmptyAdopted(state::FileId id, const std::string& slot);
-  core::Result<core::UniqueFd> MakeDir(int at, const char* name);
+  core::Result<core::UniqueFd> MakeDir(int at, const char* name, mode_t mode);
   void RestoreRootTimes(const core::Stat& before);
 
   core::Syscalls* const sys_;
@@ -113,6 +118,7 @@ class ObjectStore {
   const std::string private_name_;
   state::Journal* const journal_;
   const size_t max_open_;
+  core::Mutex prepare_mu_;
   core::UniqueFd private_, slots_, victims_;
   std::atomic<uint64_t> next_victim_{0};
   core::Mutex mu_;

@@ -162,6 +162,8 @@ class OverlayFs final : public FsCore {
   core::Result<OpenReply> OpenWith(const Pass& pass, FileId id, int flags);
   OpenReply ReplyFor(const Pass& pass, int flags) const;
   void LastUseGone(FileId id);
+  core::Status RefuseGiving(const Pass& pass, FileId id,
+                            const AttrChange& change);
   core::Status RefusePrivate(const char* xattr, int err) const;
 
   const Parts parts_;

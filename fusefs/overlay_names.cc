@@ -49,6 +49,7 @@ core::Status OverlayFs::DropPrivileges(const Pass& pass, FileId id) {
 core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
                                             const Caller&) {
   Pass pass(this);
+  TRY(RefuseGiving(pass, id, change));
   if (change.kill_suidgid)
     TRY(DropPrivileges(pass, id));
   // The size first: it moves times, which the rest may set.
@@ -63,6 +64,18 @@ core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
   if (pass.Split() && S_ISREG(st.stx_mode))
     TRY(parts_.data->Complete(id, &st));
   return st;
+}
+
+// What the target will not do after the cutover is refused before it.
+core::Status OverlayFs::RefuseGiving(const Pass& pass, FileId id,
+                                     const AttrChange& change) {
+  if (!change.uid || parts_.holds.gives_owners ||
+      pass.mode() != Serving::kRedirect)
+    return {};
+  ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
+  if (*change.uid == st.stx_uid)
+    return {};
+  return core::FailSys(EPERM, "the target's server gives no files away");
 }
 
 core::Result<std::string> OverlayFs::ReadLink(FileId id) {

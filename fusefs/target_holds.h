@@ -1,9 +1,9 @@
 #pragma once
 
-// Which kinds of extended attributes the target stores, as tried out at start.
-// While the redirect is live the overlay refuses to set others, as the target
-// will after the cutover: an attribute that cannot be moved would hold the
-// migration up, or vanish at its end.
+// Which kinds of extended attributes the target stores and whether it lets root
+// give files away, as tried out at start. While the redirect is live the overlay
+// refuses the rest, as the target will after the cutover: what cannot be moved
+// would hold the migration up, or vanish at its end.
 //
 // Thread contract: a value.
 
@@ -15,6 +15,7 @@ struct TargetHolds {
   bool user_xattrs = true;
   bool system_xattrs = true;  // trusted.* and security.*
   bool acls = true;           // system.posix_acl_*
+  bool gives_owners = true;   // chown(2) to anybody
 
   bool Holds(std::string_view xattr) const {
     if (xattr.starts_with("user."))

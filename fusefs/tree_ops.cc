@@ -5,6 +5,7 @@
 
 #include <cerrno>
 
+#include "core/acting.h"
 #include "core/fault_points.h"
 #include "core/log.h"
 
@@ -142,6 +143,31 @@ core::Status TreeOps::GiveTo(const Met& met, int dirfd, mode_t mode,
   return {};
 }
 
+// As the caller, so that it belongs to nobody else for a moment, nor for good
+// on a server that lets root give nothing away.
+core::Status TreeOps::MakeObject(int at, const char* name, mode_t mode,
+                                 dev_t dev, const char* text,
+                                 const Caller& caller) {
+  core::Acting acting(sys_, {caller.uid, caller.gid, {}});
+  TRY(acting.status());
+  const mode_t perm = mode & 07777;
+  switch (mode & S_IFMT) {
+    case S_IFDIR:
+      return sys_->MkDirAt(at, name, perm);
+    case S_IFLNK:
+      return sys_->SymLinkAt(text, at, name);
+    case S_IFREG: {
+      auto fd = sys_->OpenAt(at, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
+                             perm);
+      if (!fd)
+        return core::Fail(std::move(fd).error());
+      return {};
+    }
+    default:
+      return sys_->MkNodAt(at, name, mode, dev);
+  }
+}
+
 core::Result<Entry> TreeOps::Make(FileId dir, const char* name, mode_t mode,
                                   dev_t dev, const char* text,
                                   const Caller& caller) {
@@ -156,23 +182,7 @@ core::Result<Entry> TreeOps::Make(FileId dir, const char* name, mode_t mode,
     if (!acl)
       perm &= ~caller.umask;
   }
-  switch (mode & S_IFMT) {
-    case S_IFDIR:
-      TRY(sys_->MkDirAt(at, name, perm));
-      break;
-    case S_IFLNK:
-      TRY(sys_->SymLinkAt(text, at, name));
-      break;
-    case S_IFREG: {
-      auto fd = sys_->OpenAt(at, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
-                             perm);
-      if (!fd)
-        return core::Fail(std::move(fd).error());
-      break;
-    }
-    default:
-      TRY(sys_->MkNodAt(at, name, (mode & S_IFMT) | perm, dev));
-  }
+  TRY(MakeObject(at, name, (mode & S_IFMT) | perm, dev, text, caller));
   TRY(core::FaultPoint("tree.made"));
   ASSIGN_OR_RETURN(Met met, Meet(dir, name));
   TRY(GiveTo(met, at, mode, caller));

@@ -70,6 +70,8 @@ class TreeOps {
     core::Stat st;
   };
   core::Result<Met> Meet(FileId dir, const char* name);
+  core::Status MakeObject(int at, const char* name, mode_t mode, dev_t dev,
+                          const char* text, const Caller& caller);
   // Owner and mode of a new object as the kernel would have given them to the
   // caller. made_gid_inherited: the directory gave its group.
   core::Status GiveTo(const Met& met, int dirfd, mode_t mode,

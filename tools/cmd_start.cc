@@ -75,6 +75,7 @@ Exit StartCommand(Registry& registry, const Command& command) {
   request.losses = core::LossesText(command.accepted);
   request.holds = plan.holds;
   request.target_mount = std::move(plan.target_mount);
+  request.target_root = std::move(plan.target_root);
   request.auto_cutover = command.auto_cutover;
   request.max_pause_ns = command.max_pause_ns;
   std::expected<Launched, Refusal> launched =

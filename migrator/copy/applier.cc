@@ -144,10 +144,14 @@ void Applier::Run(const std::atomic<bool>& stop) {
 core::Status Applier::Drain(int64_t deadline_ns, bool lazy) {
   lane_->redo->RetryAll(lazy);
   for (;;) {
-    if (sys_->MonotonicNs() >= deadline_ns)
-      return core::Fail(core::ErrorCode::kTimeout,
-                        fmt::format("{} redo records are left",
-                                    lane_->redo->Count().pending));
+    if (sys_->MonotonicNs() >= deadline_ns) {
+      auto count = lane_->redo->Count();
+      return core::Fail(
+          core::ErrorCode::kTimeout,
+          fmt::format("the time was not enough to bring names and attributes "
+                      "to the target: {} left, {} in work",
+                      count.pending, count.taken));
+    }
     if (Step())
       continue;
     // Others may still be at work on what they took.

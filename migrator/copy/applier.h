@@ -118,6 +118,7 @@ class Applier {
   core::Result<bool> PlaceDir(PlaceLocks::Hold* hold, FileId dir,
                               const std::string& name, int dirfd, FileId id);
   core::Result<bool> Park(PlaceLocks::Hold* hold, FileId dir);
+  core::Status MoveToSlot(int from, const std::string& name, FileId dir);
   core::Result<Spot> FindSpot(FileId dir);
   core::Status SetSpot(FileId dir, Spot spot);
   // After a host crash a target that is no server may have lost objects that

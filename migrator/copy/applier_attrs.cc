@@ -164,7 +164,16 @@ core::Status Applier::SyncAttrs(FileId id) {
                       fmt::format("owner {}:{}", want.stx_uid, want.stx_gid)));
   }
   // An access ACL carries the mode's group bits, so it comes before the mode.
-  TRY(refusals.Take(CopyXattrs(from, to), "on the target"));
+  core::Status copied = CopyXattrs(from, to);
+  if (!copied && copied.error().sys_errno == EACCES &&
+      (S_ISREG(want.stx_mode) || S_ISDIR(want.stx_mode))) {
+    // Where root counts for nothing an object's own mode can keep its owner
+    // out. It is given its mode below.
+    TRY(refusals.Take(sys_->ChMod(to, (have.stx_mode & 07777) | S_IRWXU),
+                      "mode for extended attributes"));
+    copied = CopyXattrs(from, to);
+  }
+  TRY(refusals.Take(std::move(copied), "on the target"));
   if (!S_ISLNK(want.stx_mode)) {
     mode_t mode = want.stx_mode & 07777;
     // With a wrong owner a set-id bit would hand out somebody else's rights.

@@ -120,6 +120,13 @@ core::Result<bool> Applier::PlaceDir(PlaceLocks::Hold* hold, FileId dir,
       TRY(lane_->redo->Mark({spot.dir, {}}));
       moved = sys_->RenameAt(from->Get(), spot.name.c_str(), dirfd,
                              name.c_str(), 0);
+      if (!moved && moved.error().sys_errno == EACCES) {
+        // Of two owners, each of whom may change names in one of the two
+        // directories (core/as_owner.h). Over its slot both can.
+        TRY(MoveToSlot(from->Get(), spot.name, id));
+        moved = sys_->RenameAt(lane_->objects->SlotsFd(), slot.c_str(), dirfd,
+                               name.c_str(), 0);
+      }
     }
     if (moved) {
       TRY(SetSpot(id, Spot{dir, name}));
@@ -165,17 +172,22 @@ core::Result<bool> Applier::Park(PlaceLocks::Hold* hold, FileId dir) {
     if (!dead)
       return core::Fail(std::move(fd).error());
   }
-  auto moved = sys_->RenameAt(from->Get(), spot.name.c_str(),
-                              lane_->objects->SlotsFd(),
-                              ObjectStore::SlotName(dir).c_str(), 0);
-  if (!moved)
-    return core::Fail(Describe(std::move(moved).error(), "park", spot.name));
-  lane_->graveyard->Add(dir);
-  TRY(SetSpot(dir, Spot{}));
+  TRY(MoveToSlot(from->Get(), spot.name, dir));
   TRY(lane_->redo->Mark({spot.dir, {}}));
   if (owed_)
     owed_();
   return true;
+}
+
+core::Status Applier::MoveToSlot(int from, const std::string& name,
+                                 FileId dir) {
+  auto moved =
+      sys_->RenameAt(from, name.c_str(), lane_->objects->SlotsFd(),
+                     ObjectStore::SlotName(dir).c_str(), 0);
+  if (!moved)
+    return core::Fail(Describe(std::move(moved).error(), "park", name));
+  lane_->graveyard->Add(dir);
+  return SetSpot(dir, Spot{});
 }
 
 core::Result<Applier::Spot> Applier::FindSpot(FileId dir) {

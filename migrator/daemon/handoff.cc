@@ -24,6 +24,8 @@ json ToJson(const Settings& s) {
           {"holds_user_xattrs", s.holds.user_xattrs},
           {"holds_system_xattrs", s.holds.system_xattrs},
           {"holds_acls", s.holds.acls},
+          {"holds_gives_owners", s.holds.gives_owners},
+          {"target_fs_type", s.target_fs_type},
           {"auto_cutover", s.auto_cutover},
           {"max_pause_ns", s.max_pause_ns},
           {"reserve_bytes", s.reserve_bytes},
@@ -49,6 +51,8 @@ Result<Settings> FromJson(const json& j) {
     s.holds.user_xattrs = j.at("holds_user_xattrs");
     s.holds.system_xattrs = j.at("holds_system_xattrs");
     s.holds.acls = j.at("holds_acls");
+    s.holds.gives_owners = j.at("holds_gives_owners");
+    s.target_fs_type = j.at("target_fs_type");
     s.auto_cutover = j.at("auto_cutover");
     s.max_pause_ns = j.at("max_pause_ns");
     s.reserve_bytes = j.at("reserve_bytes");

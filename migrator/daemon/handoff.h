@@ -33,6 +33,8 @@ struct Settings {
   std::string mount_options;  // -o, as given
   std::string losses;         // --allow-loss, as given
   fusefs::TargetHolds holds;  // what of it the target stores
+  // statfs(2) f_type of the target: asked once, since a server may be away.
+  int64_t target_fs_type = 0;
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
   int64_t reserve_bytes = 0;  // of the journal, made at start
@@ -52,6 +54,7 @@ inline constexpr char kOverlay[] = "overlay";        // mount, detached at first
 inline constexpr char kSource[] = "source";          // private clone of DIR
 inline constexpr char kDir[] = "dir";                // O_PATH, before covering
 inline constexpr char kTarget[] = "target";          // mount, detached at first
+inline constexpr char kTargetRoot[] = "target_root";  // its root, readable
 inline constexpr char kSavedInit[] = "saved_init";   // memfd
 inline constexpr char kIntents[] = "intents";        // memfd
 inline constexpr char kHeartbeat[] = "heartbeat";    // memfd

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -36,6 +37,7 @@ struct Draft {
   Settings settings;
   bool registered = false, has_state_dir = false;
   UniqueFd alive, dir, fuse, saved_init, intents, heartbeat;
+  UniqueFd target_root;
   mount::MountFd source, target, overlay;
 
   ~Draft() {
@@ -104,6 +106,16 @@ Status MakeOverlay(Draft& draft, mount::MountOps* ops) {
   return {};
 }
 
+// Here, where the server has just answered: a worker that is replaced while it
+// is away must not wait for it.
+Status AskTarget(Draft& draft) {
+  struct statfs fs{};
+  if (::fstatfs(draft.target_root.Get(), &fs) != 0)
+    return FailSys(errno, "statfs of " + Printable(draft.settings.target));
+  draft.settings.target_fs_type = fs.f_type;
+  return {};
+}
+
 Status LookAtSource(Draft& draft, mount::MountOps* ops) {
   ASSIGN_OR_RETURN(mount::MountTable table, ops->TableOf(0));
   const mount::MountEntry* on = table.Walk(draft.settings.dir);
@@ -126,6 +138,7 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
   Draft draft;
   draft.registry = &registry;
   draft.target = std::move(request.target_mount);
+  draft.target_root = std::move(request.target_root);
   Settings& s = draft.settings;
   s.dir = request.dir;
   s.target = request.target;
@@ -177,6 +190,8 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
                                       ": " + source.error().ToString());
   draft.source = std::move(*source);
 
+  if (Status asked = AskTarget(draft); !asked)
+    return Refuse(Exit::kBlocked, asked.error().ToString());
   if (Status made = MakeOverlay(draft, ops.get()); !made)
     return Refuse(Exit::kBlocked,
                   "the overlay cannot be made: " + made.error().ToString());
@@ -190,6 +205,7 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
               {fd_name::kFuse, draft.fuse.Get()},
               {fd_name::kSource, draft.source.Get()},
               {fd_name::kTarget, draft.target.Get()},
+              {fd_name::kTargetRoot, draft.target_root.Get()},
               {fd_name::kOverlay, draft.overlay.Get()},
               {fd_name::kSavedInit, draft.saved_init.Get()},
               {fd_name::kIntents, draft.intents.Get()},

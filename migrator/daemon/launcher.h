@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/result.h"
+#include "core/unique_fd.h"
 #include "fusefs/target_holds.h"
 #include "migrator/daemon/children.h"
 #include "migrator/daemon/exit_code.h"
@@ -26,6 +27,7 @@ struct StartRequest {
   std::string losses;  // --allow-loss, checked
   fusefs::TargetHolds holds;
   mount::MountFd target_mount;  // as the plan tried it out
+  core::UniqueFd target_root;   // its root, readable
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
 };

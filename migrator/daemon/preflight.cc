@@ -10,6 +10,8 @@
 #include <thread>
 #include <utility>
 
+#include "core/as_owner.h"
+#include "core/syscalls.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/preflight_doors.h"
 #include "migrator/daemon/preflight_findings.h"
@@ -179,16 +181,17 @@ void MountAndCheck(const PlanRequest& request, const TargetPlace& target,
     plan->target_volume->device = plan->target;
     plan->target_volume->options = mounted->options;
   }
-  core::UniqueFd root(openat(mounted->mount.Get(), ".",
-                             O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  auto kernel = core::MakeRealSyscalls();
+  auto root = core::MakeAsOwner(kernel.get(), mounted->mount.Get(), nullptr)
+                  ->OpenAt(mounted->mount.Get(), ".", O_RDONLY | O_DIRECTORY, 0);
   if (!root) {
     findings->Block("target-unreadable",
-                    "TARGET cannot be read: " + core::ErrnoName(errno),
-                    "make it readable for root");
+                    "TARGET cannot be read: " + root.error().ToString(),
+                    "make it readable for root, or for its owner");
     return;
   }
   TargetRequest check;
-  check.target_fd = root.Get();
+  check.target_fd = root->Get();
   check.name = plan->target;
   check.survey = plan->survey ? &*plan->survey : nullptr;
   check.accepted = request.accepted;
@@ -198,6 +201,7 @@ void MountAndCheck(const PlanRequest& request, const TargetPlace& target,
        CheckTarget(check, &*plan->target_volume, &plan->holds))
     plan->findings.push_back(std::move(finding));
   plan->target_mount = std::move(mounted->mount);
+  plan->target_root = std::move(*root);
 }
 
 }  // namespace

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "core/losses.h"
+#include "core/unique_fd.h"
 #include "fusefs/target_holds.h"
 #include "migrator/daemon/exit_code.h"
 #include "migrator/daemon/tree_survey.h"
@@ -98,6 +99,7 @@ struct Plan {
   // The very mount that DIR is to get, detached; none if it is not there or
   // something blocks.
   mount::MountFd target_mount;
+  core::UniqueFd target_root;  // its root, readable
   fusefs::TargetHolds holds;
   bool target_away = false;  // its server does not answer
   std::vector<PlannedHolder> holders;   // by pid

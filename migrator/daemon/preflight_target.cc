@@ -21,18 +21,19 @@ namespace {
 // What is in the target already. Returns whether an interrupted run of this
 // move is.
 bool CheckEmpty(const TargetRequest& request, Findings* findings) {
-  core::UniqueFd copy(
-      openat(request.target_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // Not opened again: a server that squashes root lets its owner alone.
+  core::UniqueFd copy(fcntl(request.target_fd, F_DUPFD_CLOEXEC, 0));
   std::unique_ptr<DIR, int (*)(DIR*)> dir(
       copy ? fdopendir(copy.Get()) : nullptr, closedir);
   if (dir == nullptr) {
     findings->Block("target-unreadable",
                     "TARGET " + Quote(request.name) +
                         " cannot be read: " + core::ErrnoName(errno),
-                    "make it readable for root");
+                    "make it readable for root, or for its owner");
     return false;
   }
   copy.Release();
+  rewinddir(dir.get());
   bool resumes = false;
   std::string other;
   std::string first;

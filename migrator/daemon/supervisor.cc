@@ -356,7 +356,8 @@ void Supervisor::OverlayGone(const std::string& state) {
     // The target has its place; the overlay's device ends with the last
     // descriptor of it.
     for (const char* name : {fd_name::kFuse, fd_name::kOverlay,
-                             fd_name::kTarget, fd_name::kDir})
+                             fd_name::kTarget, fd_name::kTargetRoot,
+                             fd_name::kDir})
       handoff_.fds.erase(name);
     WriteStateFile();
     Push();
@@ -400,7 +401,8 @@ void Supervisor::Finished(Exit exit, const std::string& message) {
   }
   // Detached mounts go with their descriptors.
   for (const char* name : {fd_name::kOverlay, fd_name::kFuse, fd_name::kTarget,
-                           fd_name::kDir, fd_name::kSource})
+                           fd_name::kTargetRoot, fd_name::kDir,
+                           fd_name::kSource})
     handoff_.fds.erase(name);
   if (!live_)
     status_.state = "aborted";

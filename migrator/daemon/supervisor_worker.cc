@@ -33,7 +33,7 @@ void Supervisor::StartWorker() {
   std::vector<std::pair<std::string, int>> fds;
   for (const char* name :
        {fd_name::kFuse, fd_name::kSource, fd_name::kTarget,
-        fd_name::kSavedInit, fd_name::kIntents, fd_name::kHeartbeat})
+        fd_name::kTargetRoot, fd_name::kSavedInit, fd_name::kIntents, fd_name::kHeartbeat})
     fds.emplace_back(name, Fd(name));
   worker_started_ns_ = MonotonicNs();
   last_beat_ns_ = worker_started_ns_;

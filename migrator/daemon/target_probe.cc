@@ -10,11 +10,15 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/acting.h"
 #include "core/unique_fd.h"
+#include "migrator/daemon/owner_probe.h"
 #include "migrator/daemon/units.h"
 
 namespace livemv::daemon {
@@ -23,16 +27,22 @@ namespace {
 // The probe's directory, emptied and removed at the end, whatever happened.
 class ProbeDirectory {
  public:
-  explicit ProbeDirectory(int target) : target_(target) {
+  ProbeDirectory(core::Syscalls* sys, int target) : sys_(sys), target_(target) {
     name_ = std::string(kProbePrefix) + "-" + std::to_string(getpid());
     kept_times_ = fstat(target, &before_) == 0;
-    if (mkdirat(target, name_.c_str(), 0700) != 0) {
+    if (!AsRootOrOwner(sys, target, [&] {
+          return mkdirat(target, name_.c_str(), 0711);
+        })) {
       error_ = errno;
       return;
     }
     made_ = true;
-    fd_ = core::UniqueFd(
-        openat(target, name_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    // Whoever owns a part of the tree makes a file in it.
+    AsRootOrOwner(sys, target, [&] {
+      fd_ = core::UniqueFd(
+          openat(target, name_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      return fd_ ? fchmod(fd_.Get(), 0777) : -1;
+    });
     if (!fd_)
       error_ = errno;
   }
@@ -44,10 +54,12 @@ class ProbeDirectory {
     fd_.Reset();
     if (!made_)
       return;
-    unlinkat(target_, name_.c_str(), AT_REMOVEDIR);
+    AsRootOrOwner(sys_, target_, [&] {
+      return unlinkat(target_, name_.c_str(), AT_REMOVEDIR);
+    });
     if (kept_times_) {
       const struct timespec times[2] = {before_.st_atim, before_.st_mtim};
-      futimens(target_, times);
+      AsRootOrOwner(sys_, target_, [&] { return futimens(target_, times); });
     }
   }
 
@@ -60,6 +72,7 @@ class ProbeDirectory {
   }
 
  private:
+  core::Syscalls* const sys_;
   const int target_;
   std::string name_;
   std::vector<std::string> names_;
@@ -92,34 +105,8 @@ std::string SampleAcl() {
 
 constexpr char kOtherTarget[] = "choose another target";
 
-// Something that the tree has and the target does not store.
-void Lost(Findings* findings, bool accepted, const char* loss,
-          std::string code, std::string what, std::string way_out) {
-  if (accepted)
-    findings->Warn(std::move(code), what + "; this loss is accepted", "");
-  else
-    findings->Block(std::move(code), std::move(what),
-                    way_out + ", or accept the loss: --allow-loss=" + loss);
-}
-
-void ProbeOwnership(int fd, const Survey& survey, const core::Losses& accepted,
-                    Findings* findings) {
+void ProbeModes(int fd, Findings* findings) {
   struct stat st = {};
-  const bool owns =
-      fchown(fd, 1, 1) == 0 && fstat(fd, &st) == 0 && st.st_uid == 1;
-  const char* way_out =
-      "export it with no_root_squash, or choose a filesystem with owners";
-  if (!owns && survey.foreign_owners > 0)
-    Lost(findings, accepted.owners, "owner", "target-owners",
-         "TARGET refuses to give files their owners, and " +
-             FormatCount(survey.foreign_owners) +
-             " objects of the tree do not belong to root",
-         way_out);
-  else if (!owns && !accepted.owners)
-    findings->Warn("target-owners",
-                   "TARGET refuses to give files their owners: files that "
-                   "others than root create cannot be moved",
-                   way_out);
   const bool modes = fchmod(fd, 04640) == 0 && fstat(fd, &st) == 0 &&
                      (st.st_mode & 07777) == 04640;
   if (!modes)
@@ -139,11 +126,11 @@ fusefs::TargetHolds ProbeAttributes(int fd, const Survey& survey,
   auto lost = [&](uint64_t count, bool is_accepted, const char* loss,
                   const char* code, const char* what, const char* way_out) {
     if (count > 0)
-      Lost(findings, is_accepted, loss, code,
-           std::string("TARGET stores no ") + what + " (" +
-               core::ErrnoName(errno) + "), and " + FormatCount(count) +
-               " objects of the tree have some",
-           way_out);
+      ReportLoss(findings, is_accepted, loss, code,
+                 std::string("TARGET stores no ") + what + " (" +
+                     core::ErrnoName(errno) + "), and " + FormatCount(count) +
+                     " objects of the tree have some",
+                 way_out);
   };
   holds.user_xattrs = Stores(fd, "user.livemv-probe", "x");
   if (!holds.user_xattrs)
@@ -185,9 +172,10 @@ void ProbeTimes(int fd, const Survey& survey, const core::Losses& accepted,
            st.st_mtim.tv_sec == seconds && st.st_mtim.tv_nsec == ns;
   };
   if (!keeps(survey.oldest, 0) || !keeps(survey.newest, 0))
-    Lost(findings, accepted.times, "time", "target-times",
-         "TARGET does not store the oldest or the newest time of the tree",
-         kOtherTarget);
+    ReportLoss(findings, accepted.times, "time", "target-times",
+               "TARGET does not store the oldest or the newest time of the "
+               "tree",
+               kOtherTarget);
   else if (!keeps(survey.newest, 123'456'789))
     findings->Warn("target-times",
                    "TARGET does not store times to the nanosecond",
@@ -297,9 +285,17 @@ void ProbeKinds(ProbeDirectory* probe, const Survey& survey,
 fusefs::TargetHolds ProbeTarget(int target_fd, const Survey& survey,
                                 const core::Losses& accepted,
                                 Findings* findings) {
-  ProbeDirectory probe(target_fd);
+  const std::unique_ptr<core::Syscalls> sys = core::MakeRealSyscalls();
+  ProbeDirectory probe(sys.get(), target_fd);
   core::UniqueFd file;
   int error = probe.error();
+  // On this thread, as whoever the tree's objects will be made.
+  std::optional<core::Acting> acting;
+  if (error == 0) {
+    acting.emplace(sys.get(), WhoProbes(probe.Get(), survey));
+    if (!acting->status())
+      error = acting->status().error().Errno();
+  }
   if (error == 0) {
     file = core::UniqueFd(openat(probe.Get(), probe.Add("file"),
                                  O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
@@ -316,22 +312,18 @@ fusefs::TargetHolds ProbeTarget(int target_fd, const Survey& survey,
                         : "see that it is writable and has room");
     return {};
   }
-  struct stat root = {};
-  if (fstat(target_fd, &root) == 0 &&
-      fchmod(target_fd, root.st_mode & 07777) != 0)
-    findings->Block("target-root",
-                    "TARGET's own directory takes no mode and times from root (" +
-                        core::ErrnoName(errno) +
-                        "), and DIR's are to be given to it",
-                    "export it with no_root_squash, or make whom the server "
-                    "takes root for its owner");
   ProbeCalls(&probe, file.Get(), findings);
-  const fusefs::TargetHolds holds =
+  fusefs::TargetHolds holds =
       ProbeAttributes(file.Get(), survey, accepted, findings);
   ProbeTimes(file.Get(), survey, accepted, findings);
   ProbeNames(&probe, survey, findings);
   ProbeKinds(&probe, survey, findings);
-  ProbeOwnership(file.Get(), survey, accepted, findings);
+  ProbeModes(file.Get(), findings);
+  acting.reset();
+  ProbeRoot(sys.get(), target_fd, survey, accepted, findings);
+  holds.gives_owners = ProbeOwners(
+      sys.get(), probe.Get(), survey, accepted,
+      [&](const std::string& name) { probe.Add(name); }, findings);
   return holds;
 }
 

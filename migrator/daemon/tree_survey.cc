@@ -86,6 +86,7 @@ class Walk {
   core::Status Visit(std::vector<Level>* levels);
   void Count(const struct statx& st, const Level& level, const Entry& entry,
              const std::string& path);
+  void CountOwner(const struct statx& st, const std::string& path);
   void CountXattrs(int dirfd, const char* name);
   void Unreadable(const std::string& path, int err) {
     ++survey_.unreadable_count;
@@ -112,8 +113,8 @@ core::Status Walk::Run(int root) {
     survey_.case_folding = (flags & FS_CASEFOLD_FL) != 0;
   if (!links_only_) {
     CountXattrs(root, "");
-    if (st.stx_uid != 0 || st.stx_gid != 0)
-      ++survey_.foreign_owners;
+    survey_.root_owner = {st.stx_uid, st.stx_gid};
+    CountOwner(st, ".");
   }
   std::vector<Level> levels(1);
   // Its own description: reading moves a position.
@@ -204,8 +205,7 @@ void Walk::Count(const struct statx& st, const Level& level, const Entry& entry,
     survey_.longest_name = entry.name.size();
     survey_.longest_name_path = path;
   }
-  if (st.stx_uid != 0 || st.stx_gid != 0)
-    ++survey_.foreign_owners;
+  CountOwner(st, path);
   survey_.oldest = std::min<int64_t>(survey_.oldest, st.stx_mtime.tv_sec);
   survey_.newest = std::max<int64_t>(survey_.newest, st.stx_mtime.tv_sec);
   survey_.allocated += st.stx_blocks * 512;
@@ -227,6 +227,17 @@ void Walk::Count(const struct statx& st, const Level& level, const Entry& entry,
     survey_.devices += S_ISCHR(st.stx_mode) || S_ISBLK(st.stx_mode);
   }
   CountXattrs(level.fd.Get(), entry.name.c_str());
+}
+
+void Walk::CountOwner(const struct statx& st, const std::string& path) {
+  const Owner owner{st.stx_uid, st.stx_gid};
+  auto it = survey_.owners.find(owner);
+  if (it == survey_.owners.end()) {
+    if (survey_.owners.size() >= Survey::kMostOwners)
+      return;
+    it = survey_.owners.emplace(owner, Survey::Owned{0, path}).first;
+  }
+  ++it->second.objects;
 }
 
 void Walk::CountXattrs(int dirfd, const char* name) {

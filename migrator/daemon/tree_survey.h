@@ -7,14 +7,24 @@
 // Thread contract: free functions; SurveyTree blocks as long as the
 // filesystem does.
 
+#include <sys/types.h>
+
+#include <compare>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "core/result.h"
 
 namespace livemv::daemon {
+
+struct Owner {
+  uid_t uid = 0;
+  gid_t gid = 0;
+  auto operator<=>(const Owner&) const = default;
+};
 
 // Paths are relative to the tree's root.
 struct Survey {
@@ -31,7 +41,13 @@ struct Survey {
   uint64_t with_user_xattrs = 0;    // objects with user.*
   uint64_t with_system_xattrs = 0;  // with trusted.* or security.*
   uint64_t with_acls = 0;
-  uint64_t foreign_owners = 0;  // objects not owned by root:root
+  struct Owned {
+    uint64_t objects = 0;
+    std::string example;
+  };
+  // Who owns the objects; at most kMostOwners, in the order met.
+  std::map<Owner, Owned> owners;
+  Owner root_owner;
   int64_t oldest = INT64_MAX, newest = INT64_MIN;  // mtimes, seconds
   size_t longest_name = 0;      // bytes
   std::string longest_name_path;
@@ -47,6 +63,7 @@ struct Survey {
   uint64_t unreadable_count = 0;
   int64_t took_ns = 0;
 
+  static constexpr size_t kMostOwners = 1000;
   uint64_t Objects() const { return files + directories + symlinks + specials; }
 };
 

@@ -57,6 +57,21 @@ void Detached(const char* name, std::function<void()> body) {
   }).detach();
 }
 
+// No worker can serve this migration (final), or this one cannot.
+void SayRefused(SupervisorLink* link, const std::string& state_dir, bool final,
+                const core::Error& why) {
+  LOG_ERROR("{}", why.ToString());
+  Status said = link->Say(
+      Dump({{"op", "refused"},
+            {"final", final},
+            {"exit", static_cast<int>(Exit::kBlocked)},
+            {"reason", why.ToString()},
+            {"recovery", "The journal in " + Printable(state_dir) +
+                             " and both trees must be kept."}}));
+  if (!said)
+    LOG_ERROR("{}", said.error().ToString());
+}
+
 }  // namespace
 
 Status SupervisorLink::Say(const std::string& text,
@@ -80,6 +95,15 @@ Worker::Worker(std::unique_ptr<WorkerParts> parts, SupervisorLink* link)
 
 Status Worker::Begin(bool resume) {
   PhaseKeeper& phase = *parts_->phase;
+  // Whoever starts wants to know that the target takes the move. A successor
+  // serves what the source has at once; the target may be away.
+  if (!resume) {
+    if (Status prepared = parts_->objects->Prepare(); !prepared) {
+      core::Error why = std::move(prepared).error().With("prepare the target");
+      SayRefused(link_, parts_->settings.state_dir, true, why);
+      return Fail(std::move(why));
+    }
+  }
   if (phase.state() == MigrationState::kPlanned)
     TRY(phase.Advance(Event::kAttach, ""));
   if (phase.state() == MigrationState::kCuttingOver)
@@ -519,18 +543,9 @@ int WorkerMain(Handoff handoff, Channel channel) {
   Result<std::unique_ptr<WorkerParts>> parts =
       WorkerParts::Make(handoff, &link, std::move(orphans), resume);
   if (!parts) {
-    LOG_ERROR("{}", parts.error().ToString());
-    Status said = link.Say(
-        Dump({{"op", "refused"},
-              {"final", !resume ||
-                            parts.error().code == ErrorCode::kCorrupt},
-              {"exit", static_cast<int>(Exit::kBlocked)},
-              {"reason", parts.error().ToString()},
-              {"recovery", "The journal in " +
-                               Printable(handoff.settings.state_dir) +
-                               " and both trees must be kept."}}));
-    if (!said)
-      LOG_ERROR("{}", said.error().ToString());
+    SayRefused(&link, handoff.settings.state_dir,
+               !resume || parts.error().code == ErrorCode::kCorrupt,
+               parts.error());
     return 1;
   }
   Worker worker(std::move(*parts), &link);

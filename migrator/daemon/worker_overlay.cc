@@ -131,6 +131,8 @@ Result<FlushReport> WorkerOverlay::FlushRound(int64_t deadline_ns) {
 
 Result<FlushReport> WorkerOverlay::FlushOnce(int64_t deadline_ns) {
   const int64_t began = MonotonicNs();
+  // A worker that took over while the target was away.
+  TRY(parts_->objects->Prepare());
   TRY(parts_->applier->Drain(deadline_ns, true));
   TRY(parts_->ledger->SyncTarget());
   FlushReport report;

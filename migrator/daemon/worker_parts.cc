@@ -4,6 +4,9 @@
 #include <linux/magic.h>
 #include <pthread.h>
 
+#include <utility>
+
+#include "core/as_owner.h"
 #include "core/log.h"
 #include "core/thread_priority.h"
 #include "migrator/daemon/channel.h"
@@ -50,12 +53,24 @@ Result<std::unique_ptr<WorkerParts>> WorkerParts::Make(
   std::unique_ptr<WorkerParts> parts(new WorkerParts);
   parts->settings = handoff.settings;
   parts->resumed = resume;
-  parts->sys = core::MakeRealSyscalls();
+  parts->kernel = core::MakeRealSyscalls();
   ASSIGN_OR_RETURN(parts->source_mount, handoff.Take(fd_name::kSource));
   ASSIGN_OR_RETURN(parts->target_mount, handoff.Take(fd_name::kTarget));
+  ASSIGN_OR_RETURN(UniqueFd target_root, handoff.Take(fd_name::kTargetRoot));
+  parts->sys = core::MakeAsOwner(
+      parts->kernel.get(), target_root.Get(),
+      [on = parts.get()](
+          const core::Stat& object) -> Result<std::shared_ptr<void>> {
+        auto id = on->objects->FindByIno(object.stx_ino);
+        if (!id || !on->redo)
+          return nullptr;  // of the private directory
+        ASSIGN_OR_RETURN(fusefs::Redo::Change change,
+                         on->redo->Touch({{*id, {}}}));
+        return std::make_shared<fusefs::Redo::Change>(std::move(change));
+      });
   ASSIGN_OR_RETURN(parts->fuse, handoff.Take(fd_name::kFuse));
   TRY(parts->OpenJournal());
-  TRY(parts->MakeTrees(keeper));
+  TRY(parts->MakeTrees(std::move(target_root), keeper));
   // Before the overlay, which asks which inodes are in use without a name.
   for (auto& [id, fd] : orphans)
     parts->source->AdoptOrphan(id, std::move(fd));
@@ -67,8 +82,18 @@ Result<std::unique_ptr<WorkerParts>> WorkerParts::Make(
 
 WorkerParts::~WorkerParts() {
   StopThreads();
-  for (std::thread& thread : threads_)
-    thread.join();
+  // The one that waits for the target starts others.
+  for (;;) {
+    std::vector<std::thread> threads;
+    {
+      std::lock_guard lock(threads_mu_);
+      threads.swap(threads_);
+    }
+    if (threads.empty())
+      return;
+    for (std::thread& thread : threads)
+      thread.join();
+  }
 }
 
 Status WorkerParts::OpenJournal() {
@@ -97,7 +122,8 @@ Status WorkerParts::OpenJournal() {
   return {};
 }
 
-Status WorkerParts::MakeTrees(fusefs::OrphanKeeper* keeper) {
+Status WorkerParts::MakeTrees(UniqueFd target_root,
+                              fusefs::OrphanKeeper* keeper) {
   nodes = std::make_unique<state::NodeTable>(journal.get());
   nodes->SetRoot(recovered.migration->source_root);
   for (const auto& [id, handle] : recovered.nodes)
@@ -108,9 +134,6 @@ Status WorkerParts::MakeTrees(fusefs::OrphanKeeper* keeper) {
   source = std::make_unique<fusefs::SourceTree>(
       sys.get(), std::move(source_root), nodes.get());
   source->SetKeeper(keeper);
-  ASSIGN_OR_RETURN(UniqueFd target_root,
-                   sys->OpenAt(target_mount.Get(), ".",
-                               O_RDONLY | O_DIRECTORY));
   objects = std::make_unique<fusefs::ObjectStore>(
       sys.get(), std::move(target_root), ".livemv-" + settings.id,
       journal.get());
@@ -118,11 +141,6 @@ Status WorkerParts::MakeTrees(fusefs::OrphanKeeper* keeper) {
     if (file.bound)
       objects->Adopt(id, fusefs::Object{file.bound->handle, file.bound->ino,
                                         file.bound->type});
-  }
-  if (!phase->target_is_truth()) {
-    if (Status prepared = objects->Prepare(); !prepared)
-      return std::unexpected(
-          std::move(prepared).error().With("prepare the target"));
   }
   return {};
 }
@@ -183,10 +201,7 @@ Status WorkerParts::MakeNames() {
   victims = std::make_unique<copy::Victims>(&lane, applier.get(),
                                             std::move(hooks));
   copy::Barrier::Options options;
-  ASSIGN_OR_RETURN(struct statfs target_fs,
-                   sys->FStatFs(objects->RootFd()));
-  options.target_is_durable =
-      static_cast<unsigned long>(target_fs.f_type) == NFS_SUPER_MAGIC;
+  options.target_is_durable = settings.target_fs_type == NFS_SUPER_MAGIC;
   barrier = std::make_unique<copy::Barrier>(&lane, ledger.get(), victims.get(),
                                             options);
   return {};
@@ -215,6 +230,7 @@ Status WorkerParts::MakeSession(Handoff& handoff) {
 }
 
 void WorkerParts::Thread(const char* name, std::function<void()> body) {
+  std::lock_guard lock(threads_mu_);
   threads_.emplace_back([name, body = std::move(body)] {
     ::pthread_setname_np(::pthread_self(), name);
     body();
@@ -232,6 +248,27 @@ void WorkerParts::StartServing() {
 void WorkerParts::StartCopying() {
   if (copying_.exchange(true))
     return;
+  Thread("prepare", [this] {
+    PrepareTarget();
+    if (!stop_)
+      StartCopyingThreads();
+  });
+}
+
+void WorkerParts::PrepareTarget() {
+  bool told = false;
+  while (!stop_) {
+    Status prepared = objects->Prepare();
+    if (prepared)
+      return;
+    if (!std::exchange(told, true))
+      LOG_WARN("prepare the target, tried again every second: {}",
+               prepared.error().ToString());
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+  }
+}
+
+void WorkerParts::StartCopyingThreads() {
   Thread("survey", [this] {
     if (resumed) {
       std::lock_guard lock(victims_mu);

@@ -46,7 +46,8 @@ namespace livemv::daemon {
 
 struct WorkerParts {
   // keeper: may be null. orphans: what a predecessor had pinned. resume:
-  // another worker has served this overlay. Blocks on the target.
+  // another worker has served this overlay. Asks nothing of the target, whose
+  // server may be away.
   static core::Result<std::unique_ptr<WorkerParts>> Make(
       Handoff& handoff, fusefs::OrphanKeeper* keeper,
       std::vector<std::pair<state::FileId, core::UniqueFd>> orphans,
@@ -55,7 +56,8 @@ struct WorkerParts {
 
   // Threads that the overlay needs even while it serves the source only.
   void StartServing();
-  // Threads that bring names and bytes to the target; once, at redirect.
+  // Threads that bring names and bytes to the target, as soon as it has
+  // answered; once, at redirect.
   void StartCopying();
   // Asks every thread to end; does not wait.
   void StopThreads();
@@ -67,7 +69,8 @@ struct WorkerParts {
   bool host_went_down = false;
   state::RecoveredState recovered;  // as found, the new session's facts taken
 
-  std::unique_ptr<core::Syscalls> sys;
+  std::unique_ptr<core::Syscalls> kernel;
+  std::unique_ptr<core::Syscalls> sys;  // on the target as owners, if need be
   core::UniqueFd source_mount, target_mount, fuse;
   std::unique_ptr<SharedMemory> init_memory, intents_memory;
   std::unique_ptr<Heartbeat> heartbeat;
@@ -100,15 +103,19 @@ struct WorkerParts {
  private:
   WorkerParts() = default;
   core::Status OpenJournal();
-  core::Status MakeTrees(fusefs::OrphanKeeper* keeper);
+  core::Status MakeTrees(core::UniqueFd target_root,
+                         fusefs::OrphanKeeper* keeper);
   core::Status MakeBytes();
   core::Status MakeNames();
   core::Status MakeSession(Handoff& handoff);
   void Thread(const char* name, std::function<void()> body);
+  void PrepareTarget();  // until it has answered, or the end
+  void StartCopyingThreads();
 
   std::atomic<bool> stop_{false};
   std::atomic<bool> copying_{false};
-  std::vector<std::thread> threads_;
+  std::mutex threads_mu_;
+  std::vector<std::thread> threads_;  // guarded by threads_mu_
 };
 
 }  // namespace livemv::daemon

@@ -185,15 +185,20 @@ class Bed(unittest.TestCase):
         return "\n".join(out)
 
     # --- the workload --------------------------------------------------------
-    def writers(self, by_path=0, held=0, shared=0, where=None, interval=sized(5, 50)):
-        """Starts self-checking writers; stop_writers counts what arrived."""
+    def writers(self, by_path=0, held=0, shared=0, where=None, interval=sized(5, 50),
+                user=None):
+        """Starts self-checking writers; stop_writers counts what arrived. user: a
+        number, who they are."""
+        if user is not None:
+            self.work.chmod(0o777)
         self.stop_file = self.work / "stop"
         self.stop_file.unlink(missing_ok=True)
         self.out = self.work / "writers.json"
         self.writer = self.spawn(
             WORKLOAD, "run", where or self.disk, self.out, f"--by-path={by_path}",
             f"--held={held}", f"--shared={shared}", f"--interval-ms={interval}",
-            f"--until-file={self.stop_file}", stdout=subprocess.PIPE)
+            f"--until-file={self.stop_file}", stdout=subprocess.PIPE, user=user,
+            group=user, extra_groups=None if user is None else [])
         line = self.writer.stdout.readline()
         self.assertTrue(line.startswith(b"started"), line)
 

@@ -151,6 +151,10 @@ class FakeSyscalls final : public core::Syscalls {
                         int flags) override;
   core::Result<std::vector<std::string>> ListXattr(int fd) override;
   core::Status RemoveXattr(int fd, const char* name) override;
+  // There is one user here.
+  core::Result<core::Identity> ActAs(const core::Identity&) override {
+    return core::Identity();
+  }
   int64_t MonotonicNs() override;
   int64_t RealtimeNs() override;
 

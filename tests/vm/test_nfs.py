@@ -85,6 +85,7 @@ class Cut(bed.Bed):
         self.writers(by_path=3, held=2, shared=1)
         start = self.spawn(bed.LIVEMV, "start", self.disk, *self.target(self.nas),
                            f"--state-dir={self.state}", "--cutover=wait",
+                           "--max-pause=10s",
                            env=dict(os.environ, LIVEMV_FAULTS="attach.scanned=delay:3000@1"))
         bed.poll("attaching", lambda: self.listed() and self.status()["state"] == "attaching")
         self.cut()
@@ -107,7 +108,7 @@ class Cut(bed.Bed):
         self.moved_whole()
 
     def test_while_aborting(self):
-        self.meanwhile = ("aborting", "synced", "aborted")
+        self.meanwhile = ("copying", "synced", "aborting", "aborted")
         self.writers(by_path=3, held=2, shared=1)
         self.start("--cutover=wait", "--wait")
         (self.disk / "new").write_bytes(b"n" * 3_000_000)
@@ -251,24 +252,148 @@ class Contract(Planned):
 
 
 class Squash(Planned):
-    """A server that takes root for nobody."""
+    """A server that takes root for nobody: everything is done as its owner."""
 
-    def test_plan_knows_a_squashed_root(self):
+    def setUp(self):
+        super().setUp()
         server("export", "rw,sync,root_squash")
         self.addCleanup(server, "export", "rw,sync,no_root_squash")
+
+    def act(self, user, script, code=0, groups=()):
+        """A shell as somebody, in the tree."""
+        p = subprocess.run(["bash", "-ec", script], cwd="/", user=user, group=user,
+                           extra_groups=list(groups), env=dict(os.environ, D=self.disk),
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+        self.assertEqual(p.returncode, code, p.stdout.decode())
+
+    def fill_owned(self):
+        """Objects of three owners, with modes that keep out even those."""
+        for at in (self.disk, self.nas):
+            os.chown(at, 1000, 1000)
+            at.chmod(0o755)
+        self.work.chmod(0o755)
+        self.act(1000, """
+            mkdir -p $D/mine/objects $D/mine/locked $D/shared $D/tmp
+            head -c 3000000 /dev/urandom >$D/mine/objects/pack
+            for i in $(seq 20); do echo $i >$D/mine/objects/$i; done
+            ln $D/mine/objects/1 $D/mine/hard
+            chmod 444 $D/mine/objects/*; chmod 555 $D/mine/objects
+            echo secret >$D/mine/secret; chmod 400 $D/mine/secret
+            echo none >$D/mine/none; chmod 0 $D/mine/none
+            echo write >$D/mine/write; chmod 200 $D/mine/write
+            echo suid >$D/mine/suid; chmod 4755 $D/mine/suid
+            echo in >$D/mine/locked/file; chmod 0 $D/mine/locked
+            mkfifo $D/mine/fifo
+            ln -s nowhere $D/mine/link
+            chmod 777 $D/shared; chmod 1777 $D/tmp""")
+        self.act(2000, """
+            mkdir $D/shared/theirs $D/tmp/theirs
+            chmod 700 $D/tmp/theirs
+            echo theirs >$D/shared/file; chmod 640 $D/shared/file
+            echo private >$D/tmp/theirs/private
+            ln -s x $D/shared/theirs/link
+            chmod 1777 $D/shared/theirs""")
+        self.act(1000, """
+            mkdir -p $D/shared/theirs/ours/deep
+            echo deep >$D/shared/theirs/ours/deep/file
+            chmod 500 $D/shared/theirs/ours/deep $D/shared/theirs/ours""")
+        os.chown(self.disk / "shared" / "file", 2000, 3000)
+        group = self.disk / "group"
+        group.mkdir()
+        os.chown(group, 1000, 3000)
+        group.chmod(0o2775)
+        self.act(2000, "echo g >$D/group/file", groups=[3000])
+        if bed.NFS_VERS.startswith("4"):
+            os.setxattr(self.disk / "mine" / "secret", "user.colour", b"red")
+            os.setxattr(self.disk / "mine" / "none", "user.colour", b"black")
+
+    @staticmethod
+    def forget(tree, *names):
+        """Takes what begins with the names out of what bed.tree found."""
+        for name in [n for n in tree[0] if n.startswith(names)]:
+            del tree[0][name]
+
+    def test_everything_stays_its_owners(self):
+        self.fill_owned()
+        before = bed.tree(self.disk)
+        plan, findings = self.plan()
+        self.assertEqual(plan["result"], "warnings", plan)
+        self.assertEqual(findings["target-squashes-root"]["severity"], "warning")
+        self.assertEqual(os.listdir(self.nas), [])
+        live = self.disk / "live"
+        live.mkdir()
+        os.chown(live, 1000, 1000)
+        self.writers(by_path=2, held=2, shared=1, where=live, user=1000)
+        self.start("--cutover=wait", "--wait")
+        # While it is live: made, closed and moved by both.
+        self.act(1000, """
+            mkdir $D/tmp/new; echo 1 >$D/tmp/new/one; chmod 444 $D/tmp/new/one
+            chmod 555 $D/tmp/new
+            exec 5>>$D/mine/late; chmod 0 $D/mine/late; echo late >&5""")
+        self.act(2000, """
+            mkdir $D/tmp/theirs/sub; echo 2 >$D/tmp/theirs/sub/two
+            mv $D/tmp/theirs/sub $D/shared/theirs/sub
+            echo more >>$D/tmp/theirs/private""")
+        with self.assertRaises(PermissionError):
+            os.chown(self.disk / "mine" / "suid", 2000, -1)
+        self.livemv("cutover", self.disk, "--wait")
+        self.assert_moved()
+        totals = self.stop_writers(where=self.nas / "live")
+        print(totals, flush=True)
+        self.assert_nothing_lost(totals)
+        after = bed.tree(self.nas)
+        self.assertEqual((self.nas / "mine" / "late").read_text(), "late\n")
+        self.assertEqual((self.nas / "mine" / "late").stat().st_mode & 0o7777, 0)
+        for name, uid, mode, text in (("tmp/new/one", 1000, 0o444, "1\n"),
+                                      ("shared/theirs/sub/two", 2000, 0o644, "2\n"),
+                                      ("tmp/theirs/private", 2000, 0o644, "private\nmore\n")):
+            st = (self.nas / name).stat()
+            self.assertEqual((st.st_uid, st.st_mode & 0o777), (uid, mode), name)
+            self.assertEqual((self.nas / name).read_text(), text)
+        self.forget(after, b"live", b"tmp/new", b"mine/late", b"shared/theirs/sub")
+        # Changed meanwhile, or their names were.
+        for of in (before, after):
+            self.forget(of, b"live")
+            for name in (b"tmp", b"tmp/theirs", b"tmp/theirs/private", b"shared/theirs",
+                         b"mine"):
+                of[0][name] = None
+        self.assertEqual(bed.difference(before, after), "")
+        self.assertEqual(list(self.nas.rglob(".nfs*")) + list(self.nas.glob(".livemv*")), [])
+
+    def test_abort_brings_everything_back(self):
+        self.fill_owned()
+        before = bed.tree(self.disk)
+        live = self.disk / "live"
+        live.mkdir()
+        os.chown(live, 1000, 1000)
+        self.writers(by_path=2, held=2, where=live, user=1000)
+        self.start("--cutover=wait", "--wait")
+        self.act(2000, "head -c 2000000 /dev/zero >$D/tmp/theirs/new; chmod 400 $D/tmp/theirs/new")
+        self.livemv("abort", self.disk, "--wait")
+        totals = self.stop_writers(where=live)
+        self.assert_nothing_lost(totals)
+        self.assertEqual((self.disk / "tmp/theirs/new").read_bytes(), bytes(2000000))
+        after = bed.tree(self.disk)
+        self.forget(after, b"live", b"tmp/theirs/new")
+        for of in (before, after):
+            of[0][b"tmp/theirs"] = None
+        self.assertEqual(bed.difference(before, after), "")
+
+    def test_roots_files_are_nobodys(self):
         self.nas.chmod(0o777)
         file = self.disk / "file"
         file.write_text("text")
-        os.chown(file, 1000, 1000)
+        os.chown(self.disk, 1000, 1000)
         _, findings = self.plan()
         self.assertEqual(findings["target-owners"]["severity"], "blocker")
-        self.assertEqual(findings["target-root"]["severity"], "blocker")
-        os.chown(self.nas, 65534, 65534)
+        self.assertIn("0:0 becomes 65534:65534", findings["target-owners"]["what"])
+        self.assertEqual(findings["target-root-owner"]["severity"], "blocker")
+        os.chown(self.nas, 1000, 1000)
         _, findings = self.plan()
-        self.assertNotIn("target-root", findings)
+        self.assertNotIn("target-root-owner", findings)
         self.start("--allow-loss=owner", "--wait")
         self.assertEqual(file.read_text(), "text")
-        self.assertNotEqual(file.stat().st_uid, 1000)
+        self.assertEqual(file.stat().st_uid, 65534)
 
 
 if __name__ == "__main__":
