@@ -20,8 +20,8 @@ namespace {
 
 constexpr mode_t kAllBits = 07777;
 constexpr mode_t kNamesOfDir = S_IWUSR | S_IXUSR;
-// Calls are tried again as often where somebody narrows what was widened.
-constexpr int kWidenTries = 20;
+// Calls are tried again as often: somebody may narrow what was widened.
+constexpr int kWidenTries = 5;
 
 template <class R>
 bool Denied(const R& result) {
@@ -367,15 +367,17 @@ Status AsOwner::RenameAt(int olddir, const char* oldpath, int newdir,
     return moved;
   auto from = Ours(olddir), to = Ours(newdir);
   auto object = OpenAt(olddir, oldpath, O_PATH | O_NOFOLLOW, 0);
-  if (!from || !to || !object)
+  if (!object)  // ENOENT: what may be searched as an owner does not have it
+    return Fail(std::move(object).error());
+  if (!from || !to)
     return moved;
   auto st = Ours(object->Get());
   if (!st)
     return moved;
   // Where everybody may change names, nobody's rights are needed.
   auto is_open = [](const Stat& dir) {
-    return (dir.stx_mode & (S_IWOTH | S_IXOTH | S_ISVTX)) ==
-           (S_IWOTH | S_IXOTH);
+    constexpr mode_t kAll = S_IWGRP | S_IXGRP | S_IWOTH | S_IXOTH;
+    return (dir.stx_mode & (kAll | S_ISVTX)) == kAll;
   };
   const Stat& whose = !is_open(*from) ? *from : !is_open(*to) ? *to : *st;
   if (whose.stx_uid == 0)
@@ -402,7 +404,7 @@ Status AsOwner::RenameAt(int olddir, const char* oldpath, int newdir,
     if (S_ISDIR(st->stx_mode) && from->stx_ino != to->stx_ino)
       TRY(widen(object->Get(), *st, [&](mode_t mode) {
         return st->stx_uid == who.uid ? mode | S_IWUSR
-                                      : (mode & S_IRWXU) | S_IWOTH;
+                                      : (mode & S_IRWXU) | S_IWGRP | S_IWOTH;
       }));
     if (!widened && tries > 0)
       return moved;

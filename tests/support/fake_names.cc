@@ -57,6 +57,7 @@ Result<FakeSyscalls::At> FakeSyscalls::Resolve(int dirfd, const char* path,
       return FailSys(ENOTDIR, call);
     if (name.size() > 255)
       return FailSys(ENAMETOOLONG, call);
+    TRY(Allow(at.fs, at.ino, 1, call));
     if (name == "." || name.empty())
       continue;
     if (name == "..") {
@@ -80,6 +81,10 @@ Result<uint64_t> FakeSyscalls::NewInode(FsId fs, const At& at, mode_t mode,
     return FailSys(EEXIST, "create");
   if (Live(fs, at.dir).nlink == 0)
     return FailSys(ENOENT, "create");  // the directory was removed
+  TRY(AllowName(fs, at.dir, 0, "create"));
+  const core::Identity who = Acting(fs);
+  if (f.squashes && (S_ISBLK(mode) || S_ISCHR(mode)))
+    return FailSys(EPERM, "create");
   uint64_t ino = f.next_ino;
   if (f.free_inos.empty()) {
     f.next_ino++;
@@ -93,6 +98,12 @@ Result<uint64_t> FakeSyscalls::NewInode(FsId fs, const At& at, mode_t mode,
   // Used up, also if a power cut takes the inode.
   f.next_gen[ino] = inode.gen + 1;
   inode.mode = mode;
+  inode.uid = who.uid;
+  inode.gid = who.gid;
+  if ((Live(fs, at.dir).mode & S_ISGID) != 0) {
+    inode.gid = Live(fs, at.dir).gid;
+    inode.mode |= S_ISDIR(mode) ? S_ISGID : 0;
+  }
   inode.nlink = S_ISDIR(mode) ? 2 : 1;
   inode.rdev = dev;
   inode.link = link;
@@ -118,9 +129,13 @@ Result<uint64_t> FakeSyscalls::NewInode(FsId fs, const At& at, mode_t mode,
 
 Result<core::UniqueFd> FakeSyscalls::OpenAt(int dirfd, const char* path,
                                             int flags, mode_t mode) {
+  if (int fd = 0; ::sscanf(path, "/proc/self/fd/%d", &fd) == 1)
+    return OpenAt(fd, "", flags, mode);  // a magic link (proc(5))
   TRY(Begin("OpenAt", dirfd));
   ASSIGN_OR_RETURN(At at, Resolve(dirfd, path, "openat"));
+  bool made = false;
   if ((flags & O_CREAT) != 0) {
+    made = at.ino == 0;
     if (at.ino != 0 && (flags & O_EXCL) != 0)
       return FailSys(EEXIST, "openat");
     if (at.ino == 0) {
@@ -131,6 +146,8 @@ Result<core::UniqueFd> FakeSyscalls::OpenAt(int dirfd, const char* path,
   if (at.ino == 0)
     return FailSys(ENOENT, "openat");
   Inode& inode = Live(at.fs, at.ino);
+  if (!made)
+    TRY(AllowOpen(at.fs, at.ino, flags, "openat"));
   bool path_only = (flags & O_PATH) != 0;
   if ((flags & O_DIRECTORY) != 0 && !inode.IsDir())
     return FailSys(ENOTDIR, "openat");
@@ -179,6 +196,7 @@ Result<core::UniqueFd> FakeSyscalls::OpenByHandle(int mount_fd,
     return FailSys(EISDIR, "open_by_handle_at");
   if (!path_only && (flags & O_DIRECT) != 0 && !fss_[fs]->takes_direct)
     return FailSys(EINVAL, "open_by_handle_at");
+  TRY(AllowOpen(fs, words[0], flags, "open_by_handle_at"));
   return Install(fs, words[0], flags);
 }
 
@@ -200,6 +218,7 @@ Result<std::vector<core::DirEntry>> FakeSyscalls::ReadDir(int fd,
   const Inode& dir = Live(file->fs, file->ino);
   if (!dir.IsDir())
     return FailSys(ENOTDIR, "getdents64");
+  TRY(Allow(file->fs, file->ino, 4, "getdents64"));
   if (dir.nlink == 0)
     return FailSys(ENOENT, "getdents64");  // IS_DEADDIR, fs/readdir.c
   std::vector<core::DirEntry> all, out;
@@ -271,6 +290,7 @@ Status FakeSyscalls::LinkFd(int fd, int dirfd, const char* path) {
     return FailSys(EEXIST, "linkat");
   if (inode.nlink == 0 || Live(at.fs, at.dir).nlink == 0)
     return FailSys(ENOENT, "linkat");
+  TRY(AllowName(at.fs, at.dir, 0, "linkat"));
   uint64_t ino = file->ino, dir = at.dir;
   std::string name = at.name;
   int64_t cookie = Live(at.fs, dir).last_cookie + 1;
@@ -297,6 +317,7 @@ Status FakeSyscalls::UnlinkAt(int dirfd, const char* path, int flags) {
   bool dir_wanted = (flags & AT_REMOVEDIR) != 0;
   if (at.name.empty())
     return FailSys(EINVAL, "unlinkat");
+  TRY(AllowName(at.fs, at.dir, at.ino, "unlinkat"));
   if (inode.IsDir() && !dir_wanted)
     return FailSys(EISDIR, "unlinkat");
   if (!inode.IsDir() && dir_wanted)
@@ -343,6 +364,11 @@ Status FakeSyscalls::RenameAt(int olddir, const char* oldpath, int newdir,
     return FailSys(ENOENT, "renameat2");
   if ((flags & RENAME_NOREPLACE) != 0 && to.ino != 0)
     return FailSys(EEXIST, "renameat2");
+  TRY(AllowName(fs, from.dir, from.ino, "renameat2"));
+  TRY(AllowName(fs, to.dir, to.ino, "renameat2"));
+  // Its ".." is to change (fs/namei.c, vfs_rename).
+  if (from.dir != to.dir && Live(fs, from.ino).IsDir())
+    TRY(Allow(fs, from.ino, 2, "renameat2"));
   // Neither may become its own descendant.
   auto inside = [&](uint64_t dir, uint64_t moved) {
     for (; dir != kRootIno; dir = Live(fs, dir).parent)
@@ -420,6 +446,7 @@ Status FakeSyscalls::ChMod(int fd, mode_t mode) {
   uint64_t ino = file->ino;
   if (S_ISLNK(Live(file->fs, ino).mode))
     return FailSys(EOPNOTSUPP, "chmod");
+  TRY(AllowOwner(file->fs, ino, "chmod"));
   Change(file->fs, ino, [ino, mode](Image& image) {
     if (Inode* i = image.Find(ino))
       i->mode = (i->mode & S_IFMT) | (mode & 07777);
@@ -432,6 +459,15 @@ Status FakeSyscalls::ChOwn(int fd, uid_t uid, gid_t gid) {
   TRY(Begin("ChOwn", fd));
   ASSIGN_OR_RETURN(OpenFile * file, File(fd, "fchownat"));
   uint64_t ino = file->ino;
+  if (fss_[file->fs]->squashes) {
+    TRY(AllowOwner(file->fs, ino, "fchownat"));
+    const Inode& now = Live(file->fs, ino);
+    const bool given = uid != static_cast<uid_t>(-1) && uid != now.uid;
+    const bool regrouped = gid != static_cast<gid_t>(-1) && gid != now.gid &&
+                           gid != Acting(file->fs).gid;
+    if (given || regrouped)
+      return FailSys(EPERM, "fchownat");
+  }
   Change(file->fs, ino, [ino, uid, gid](Image& image) {
     Inode* i = image.Find(ino);
     if (i == nullptr)
@@ -452,6 +488,7 @@ Status FakeSyscalls::UTimens(int fd, const struct timespec times[2]) {
   TRY(Begin("UTimens", fd));
   ASSIGN_OR_RETURN(OpenFile * file, File(fd, "utimensat"));
   uint64_t ino = file->ino;
+  TRY(AllowOwner(file->fs, ino, "utimensat"));
   struct timespec t[2] = {times[0], times[1]};
   bool set[2];
   for (int i = 0; i < 2; i++) {

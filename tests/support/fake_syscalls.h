@@ -27,6 +27,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/syscalls.h"
@@ -52,6 +53,10 @@ class FakeSyscalls final : public core::Syscalls {
   uint64_t UsedBytes(FsId fs) const;
   void SetTakesDirect(FsId fs, bool takes);  // O_DIRECT; default true
   void SetTakesPunch(FsId fs, bool takes);   // PUNCH_HOLE; default true
+  // A server that takes root for nobody (65534) and looks at modes, each time
+  // but when a descriptor's file is read or written; it believes nobody's
+  // groups but the first. For one thread: identities are not kept by fiber.
+  void SetSquash(FsId fs, bool squashes);
 
   struct Call {
     const char* name;  // the method, e.g. "PWrite"
@@ -99,6 +104,8 @@ class FakeSyscalls final : public core::Syscalls {
   void SetYield(bool yield) { yield_ = yield; }
 
   // ---- Looking in without a call (for checks). Paths are "a/b/c".
+  mode_t ModeOf(FsId fs, uint64_t ino) const;
+  const core::Identity& acting() const { return acting_; }
   std::optional<uint64_t> InoOf(FsId fs, const std::string& path) const;
   std::string Content(FsId fs, uint64_t ino) const;
   uint64_t SizeOf(FsId fs, uint64_t ino) const;
@@ -151,9 +158,8 @@ class FakeSyscalls final : public core::Syscalls {
                         int flags) override;
   core::Result<std::vector<std::string>> ListXattr(int fd) override;
   core::Status RemoveXattr(int fd, const char* name) override;
-  // There is one user here.
-  core::Result<core::Identity> ActAs(const core::Identity&) override {
-    return core::Identity();
+  core::Result<core::Identity> ActAs(const core::Identity& who) override {
+    return std::exchange(acting_, who);
   }
   int64_t MonotonicNs() override;
   int64_t RealtimeNs() override;
@@ -211,7 +217,7 @@ class FakeSyscalls final : public core::Syscalls {
     std::set<uint64_t> free_inos;
     uint64_t next_ino = kRootIno + 1;
     std::optional<uint64_t> space;
-    bool takes_direct = true, takes_punch = true;
+    bool takes_direct = true, takes_punch = true, squashes = false;
     std::set<uint64_t> lost_writeback;  // inodes
     struct Rot {
       uint64_t off;
@@ -241,6 +247,14 @@ class FakeSyscalls final : public core::Syscalls {
   core::Status Begin(const char* name, int fd, uint64_t off = 0,
                      uint64_t len = 0, const void* bytes = nullptr);
   core::Result<OpenFile*> File(int fd, const char* call);
+  // EACCES unless the server lets whoever acts do what mask (4 read, 2 write,
+  // 1 search) says.
+  core::Status Allow(FsId fs, uint64_t ino, unsigned mask, const char* call);
+  core::Status AllowOpen(FsId fs, uint64_t ino, int flags, const char* call);
+  // The same for a change of a name in dir; ino: what has the name, 0 nothing.
+  core::Status AllowName(FsId fs, uint64_t dir, uint64_t ino, const char* call);
+  core::Status AllowOwner(FsId fs, uint64_t ino, const char* call);  // EPERM
+  core::Identity Acting(FsId fs) const;
   core::Result<At> Resolve(int dirfd, const char* path, const char* call);
   core::UniqueFd Install(FsId fs, uint64_t ino, int flags);
   Inode& Live(FsId fs, uint64_t ino);
@@ -265,6 +279,7 @@ class FakeSyscalls final : public core::Syscalls {
 
   std::vector<std::unique_ptr<Fs>> fss_;
   std::map<int, OpenFile> fds_;
+  core::Identity acting_;
   int next_fd_ = kFirstFd;
   std::vector<Failure> failures_;
   std::map<std::string, uint64_t> counts_;

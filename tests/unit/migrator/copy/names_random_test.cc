@@ -3,8 +3,11 @@
 // target equals the source and nothing is left in the private directory.
 
 #include <algorithm>
+#include <exception>
 #include <random>
 
+#include "core/acting.h"
+#include "core/as_owner.h"
 #include "tests/support/fake_syscalls.h"
 #include "tests/support/name_stage.h"
 
@@ -18,6 +21,7 @@ struct Mishaps {
   unsigned kills = 0;  // of 10,000 system calls
   unsigned cuts = 0;   // of 10,000 steps
   FakeSyscalls::Kind target = FakeSyscalls::Kind::kNfs;
+  bool squash = false;  // a server that takes root for nobody
 };
 
 class Play {
@@ -29,10 +33,25 @@ class Play {
     roots_ = {[this] { return sys_.OpenRoot(source_); },
               [this] { return sys_.OpenRoot(target_); },
               [this] { return sys_.OpenRoot(journal_); }};
+    if (mishaps_.squash) {
+      roots_.holds.gives_owners = false;
+      MustDo(sys_.ChOwn(roots_.target().Get(), 1, 1));
+      MustDo(sys_.ChOwn(roots_.source().Get(), 1, 1));
+      sys_.SetSquash(target_, true);
+    }
     Plant();
-    sys_.on_call = [this](const FakeSyscalls::Call&) {
-      if (armed_ && Draw(10000) < mishaps_.kills)
+    sys_.on_call = [this](const FakeSyscalls::Call& call) {
+      // Who is dead does nothing more. A mode is put back in a destructor,
+      // where the end cannot be thrown: at the next call, then.
+      const bool chmod = call.name == std::string("ChMod");
+      if (std::uncaught_exceptions() > 0 || (dying_ && chmod))
+        return EIO;
+      if (armed_ && (dying_ || Draw(10000) < mishaps_.kills)) {
+        dying_ = chmod;
+        if (chmod)
+          return EIO;
         throw Ending{};
+      }
       return 0;
     };
     Start();
@@ -54,10 +73,13 @@ class Play {
   }
 
   void Rest() {
+    if (dying_) {
+      worker_.reset();
+      Start();
+    }
     armed_ = false;
     ForgetDeleted();
     worker_->Settle();
-    EXPECT_EQ(Differences(*worker_), "");
     auto why = worker_->Proof().WhyNotSynced();
     EXPECT_FALSE(why.has_value()) << *why;
     EXPECT_EQ(NamesIn(&sys_, worker_->objects->SlotsFd()),
@@ -65,6 +87,9 @@ class Play {
     EXPECT_EQ(NamesIn(&sys_, worker_->objects->VictimsFd()),
               std::vector<std::string>{});
     CheckBytes();
+    sys_.SetSquash(target_, false);
+    EXPECT_EQ(Differences(*worker_), "");
+    sys_.SetSquash(target_, mishaps_.squash);
     MustDo(worker_->victims->RemovePrivate());
     MustDo(worker_->objects->Prepare());
   }
@@ -74,7 +99,12 @@ class Play {
   uint64_t Draw(uint64_t below) { return rng_() % below; }
   std::string Name() { return std::string(1, "abc"[Draw(3)]); }
 
+  uint32_t SomeId() {
+    return static_cast<uint32_t>(mishaps_.squash ? 1 + Draw(3) : Draw(3));
+  }
+
   void Plant() {
+    core::Acting acting(&sys_, {SomeId(), SomeId(), {}});
     core::UniqueFd root = sys_.OpenRoot(source_);
     for (const char* dir : {"a", "b", "b/c", "b/c/a"})
       MustDo(sys_.MkDirAt(root.Get(), dir, 0755));
@@ -88,9 +118,22 @@ class Play {
   }
 
   void Start() {
-    armed_ = false;
+    armed_ = dying_ = false;
+    root_ = sys_.OpenRoot(target_);  // closed by a power cut
+    as_owner_ = core::MakeAsOwner(
+        &sys_, root_.Get(),
+        [this](const core::Stat& object)
+            -> core::Result<std::shared_ptr<void>> {
+          auto id = worker_ ? worker_->objects->FindByIno(object.stx_ino)
+                            : std::nullopt;
+          if (!id)
+            return nullptr;
+          ASSIGN_OR_RETURN(fusefs::Redo::Change change,
+                           worker_->redo->Touch({{*id, {}}}));
+          return std::make_shared<fusefs::Redo::Change>(std::move(change));
+        });
     worker_ = std::make_unique<Worker>(
-        &sys_, roots_, "boot " + std::to_string(boots_),
+        as_owner_.get(), roots_, "boot " + std::to_string(boots_),
         mishaps_.target == FakeSyscalls::Kind::kNfs);
     lives_++;
     armed_ = true;
@@ -160,8 +203,8 @@ class Play {
     fusefs::OverlayFs& fs = *worker_->fs;
     const FileId dir = RandomDir();
     const std::string name = Name();
-    const Caller caller{.uid = static_cast<uid_t>(Draw(3)),
-                        .gid = static_cast<gid_t>(Draw(3)),
+    const Caller caller{.uid = SomeId(),
+                        .gid = SomeId(),
                         .pid = 1,
                         .umask = 022};
     switch (Draw(13)) {
@@ -260,8 +303,11 @@ class Play {
   const Mishaps mishaps_;
   FakeSyscalls::FsId source_, target_, journal_;
   StageRoots roots_;
+  core::UniqueFd root_;  // of the target
+  std::unique_ptr<core::Syscalls> as_owner_;
   std::unique_ptr<Worker> worker_;
   bool armed_ = false;
+  bool dying_ = false;
   unsigned lives_ = 0;
   int boots_ = 0;
   int texts_ = 0;
@@ -299,6 +345,15 @@ TEST(NamesRandom, KillsAtAnyCallLoseNothing) {
 TEST(NamesRandom, KillsWithALocalTargetLoseNothing) {
   RunMany(Rounds(50), 300,
           {.kills = 20, .target = FakeSyscalls::Kind::kLocal});
+}
+TEST(NamesRandom, ASquashedRootFollowsEveryChange) {
+  RunMany(Rounds(150), 300, {.squash = true});
+}
+TEST(NamesRandom, KillsUnderASquashedRootLoseNothing) {
+  RunMany(Rounds(150), 300, {.kills = 20, .squash = true});
+}
+TEST(NamesRandom, PowerCutsUnderASquashedRootLoseNothing) {
+  RunMany(Rounds(100), 300, {.kills = 10, .cuts = 100, .squash = true});
 }
 TEST(NamesRandom, PowerCutsLeaveTheTargetEqualToTheSource) {
   RunMany(Rounds(150), 300, {.kills = 10, .cuts = 100});
