@@ -33,6 +33,9 @@ class DataPath {
     // How long an application waits for the target where the source alone is
     // enough (ns).
     int64_t double_write_limit_ns = 2'000'000'000;
+    // The target tells of a write that it could not keep at the latest when
+    // the file is closed (NFS: close-to-open, nfs(5)); so does Flush then.
+    bool tells_at_close = false;
   };
 
   // Both must outlive this.
@@ -64,7 +67,9 @@ class DataPath {
   // and placeholders of others are the caller's, but the file's own inode is
   // synced if it is a placeholder made by this worker.
   core::Status FSync(FileId id, bool data_only);
-  // Delivers, once, an error of the target; acts on nothing.
+  // At a close: delivers, once, an error of the target. Where that tells at
+  // close, what the target alone was given is sent to it before, which blocks
+  // as long as it does.
   core::Status Flush(FileId id);
 
   // The size as applications see it.
@@ -156,6 +161,11 @@ class DataPath {
   core::Status AllocateSplit(FileRecord& r, int mode, uint64_t off,
                              uint64_t len);
 
+  static bool HasAlone(const FileRecord& r);
+  // The object, whose failure is told to whoever called. The marks: as they
+  // were before.
+  core::Status SyncAlone(FileRecord& r, uint32_t alone_mark,
+                         uint32_t double_mark);
   core::Status SyncDoubles(FileRecord& r);
   core::Status SyncSplit(FileRecord& r, bool data_only);
   core::Result<size_t> ReadRecord(FileRecord& r, uint64_t off,

@@ -34,9 +34,7 @@ Status DataPath::SyncSplit(FileRecord& r, bool data_only) {
     alone_mark = r.facts.alone_dirty.Mark();
     double_mark = r.facts.double_dirty.Mark();
     source = r.facts.source_dirty.IsDirty();
-    alone = r.facts.alone_dirty.IsDirty() &&
-            (r.facts.size > r.facts.map.local_end() ||
-             r.facts.map.RemoteBytes() != 0);
+    alone = r.facts.alone_dirty.IsDirty() && HasAlone(r);
     doubles = r.facts.double_dirty.IsDirty() && r.facts.pinned;
   }
   if (source && on.fsync_source) {
@@ -49,10 +47,7 @@ Status DataPath::SyncSplit(FileRecord& r, bool data_only) {
     r.facts.source_dirty.Cleaned(source_mark);
   }
   if (alone && on.fsync_target) {
-    TRY(ledger_->SyncObject(r, true));
-    MutexLock lock(r.mu);
-    r.facts.alone_dirty.Cleaned(alone_mark);
-    r.facts.double_dirty.Cleaned(double_mark);
+    TRY(SyncAlone(r, alone_mark, double_mark));
   } else if (doubles && on.fsync_target) {
     TRY(SyncDoubles(r));
     MutexLock lock(r.mu);
@@ -80,6 +75,21 @@ Status DataPath::SyncSplit(FileRecord& r, bool data_only) {
   MutexLock lock(r.mu);
   if (int error = std::exchange(r.fsync_error, 0); error != 0)
     return core::FailSys(error, "fsync: the target lost bytes meanwhile");
+  return {};
+}
+
+// Whether the target alone has bytes of r; r.mu held.
+bool DataPath::HasAlone(const FileRecord& r) {
+  return r.facts.size > r.facts.map.local_end() ||
+         r.facts.map.RemoteBytes() != 0;
+}
+
+Status DataPath::SyncAlone(FileRecord& r, uint32_t alone_mark,
+                           uint32_t double_mark) {
+  TRY(ledger_->SyncObject(r, true));
+  MutexLock lock(r.mu);
+  r.facts.alone_dirty.Cleaned(alone_mark);
+  r.facts.double_dirty.Cleaned(double_mark);
   return {};
 }
 
@@ -136,12 +146,24 @@ Status DataPath::SyncDoubles(FileRecord& r) {
 }
 
 Status DataPath::Flush(FileId id) {
+  if (serving_ == Serving::kTargetOnly && options_.tells_at_close) {
+    ASSIGN_OR_RETURN(SharedFd fd, AloneFd(id));
+    return sys_->FSync(fd->Get());
+  }
   if (!Split())
     return {};
   FileRef r = table_->Find(id);
   if (!r)
     return {};
   MutexLock lock(r->mu);
+  if (options_.tells_at_close && r->facts.alone_dirty.IsDirty() &&
+      HasAlone(*r)) {
+    const uint32_t alone_mark = r->facts.alone_dirty.Mark();
+    const uint32_t double_mark = r->facts.double_dirty.Mark();
+    lock.unlock();
+    TRY(SyncAlone(*r, alone_mark, double_mark));
+    lock.lock();
+  }
   if (int error = std::exchange(r->flush_error, 0); error != 0)
     return core::FailSys(error, "close: the target lost bytes");
   return {};

@@ -159,7 +159,10 @@ Status WorkerParts::MakeBytes() {
       });
   ledger->SetListener(listener.get());
   doubles = std::make_unique<fusefs::DoubleWriter>(objects.get());
-  data = std::make_unique<fusefs::DataPath>(ledger.get(), doubles.get());
+  fusefs::DataPath::Options options;
+  options.tells_at_close = settings.target_fs_type == NFS_SUPER_MAGIC;
+  data = std::make_unique<fusefs::DataPath>(ledger.get(), doubles.get(),
+                                            options);
   cutter = std::make_unique<fusefs::Cutter>(ledger.get());
   return {};
 }

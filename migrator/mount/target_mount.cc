@@ -120,6 +120,14 @@ std::string Drain(int pipe) {
   return text;
 }
 
+// What the helper says in words only: 0 unless it could not reach the server.
+int ErrnoIn(const std::string& text) {
+  for (int err : {ETIMEDOUT, EHOSTUNREACH, ECONNREFUSED, ENETUNREACH, EHOSTDOWN})
+    if (text.find(::strerrordesc_np(err)) != std::string::npos)
+      return err;
+  return 0;
+}
+
 struct Answer {
   std::string text;
   UniqueFd fd;
@@ -198,6 +206,7 @@ Result<TargetMount> MountNfs(const std::string& target,
     ::setpgid(0, 0);
     ::dup2(says.Get(), STDOUT_FILENO);
     ::dup2(says.Get(), STDERR_FILENO);
+    ::setenv("LC_ALL", "C", 1);  // its words are read
     MountAndSend(theirs.Get(), target, options, scratch);
   }
   ::setpgid(child, child);  // whichever of the two comes first
@@ -235,9 +244,12 @@ Result<TargetMount> MountNfs(const std::string& target,
     std::string why = answer->text;
     if (!text.empty())
       why += (why.empty() ? "" : "; ") + text;
-    return Fail(ErrorCode::kInvalid,
-                "mount " + target + ": " +
-                    (why.empty() ? "the mounting process died" : why));
+    core::Error error = core::Error::Of(
+        ErrorCode::kInvalid,
+        "mount " + target + ": " +
+            (why.empty() ? "the mounting process died" : why));
+    error.sys_errno = ErrnoIn(why);
+    return Fail(std::move(error));
   }
   const size_t space = answer->text.find(' ');
   TargetMount mounted;

@@ -389,6 +389,28 @@ TEST_F(BytesRules, LostGrowthIsToldToTheNextFsyncAndTheNextClose) {
   EXPECT_TRUE(bed.worker->data.FSync(id, true).has_value());
 }
 
+// NFS tells of a full server at fsync or close (nfs-and-peers.md, section 3).
+TEST_F(BytesRules, WhereTheTargetTellsAtCloseAFullOneIsToldToTheClose) {
+  fusefs::DataPath::Options options;
+  options.tells_at_close = true;
+  Begin("local");
+  fusefs::DataPath data(&bed.worker->ledger, &bed.worker->writer, options);
+  data.SetServing(fusefs::Serving::kRedirect);
+  const uint64_t before = bed.sys.CallsOf("FSync");
+  EXPECT_TRUE(data.Flush(id).has_value());
+  EXPECT_EQ(bed.sys.CallsOf("FSync"), before);  // nothing there to be told of
+  ASSERT_TRUE(data.Write(id, 5, std::span<const char>("grown", 5), 0, false)
+                  .has_value());
+  bed.sys.FailNext("FSync", bed.target_fs, ENOSPC);
+  auto closed = data.Flush(id);
+  ASSERT_FALSE(closed.has_value());
+  EXPECT_EQ(closed.error().Errno(), ENOSPC);
+  EXPECT_TRUE(data.Flush(id).has_value());
+  const uint64_t synced = bed.sys.CallsOf("FSync");
+  EXPECT_TRUE(data.Flush(id).has_value());
+  EXPECT_EQ(bed.sys.CallsOf("FSync"), synced);  // clean by now
+}
+
 TEST_F(BytesRules, V9TheRemoteRecordComesAfterATargetFsync) {
   Begin(Bytes(100, 'a'));
   bed.sys.FailNext("PWrite", bed.source_fs, EIO);
