@@ -7,8 +7,7 @@
 // data_path.cc: who calls what and reading; data_write.cc: writes;
 // data_resize.cc: truncate and fallocate; data_sync.cc: fsync.
 //
-// Thread contract: all methods from any thread, except SetServing, which wants
-// no other call in progress. Reads, overwrites and fsync of local bytes block
+// Thread contract: all methods from any thread; see SetServing. Reads, overwrites and fsync of local bytes block
 // on the source only (double writes at most for the limit); bytes that the
 // target alone holds block as long as the target does. Errors carry the errno
 // for the application.
@@ -43,7 +42,8 @@ class DataPath {
   DataPath(ByteLedger* ledger, TargetWriter* writer)
       : DataPath(ledger, writer, Options()) {}
 
-  // Under the gate: no call in progress.
+  // Under the gate: no call in progress, but from kRedirect to kAborting, which
+  // treat bytes alike.
   void SetServing(Serving mode) { serving_ = mode; }
   Serving serving() const { return serving_; }
 
@@ -96,7 +96,8 @@ class DataPath {
   class Change;  // brackets a change of bytes for the generations
 
   bool Split() const {
-    return serving_ == Serving::kRedirect || serving_ == Serving::kAborting;
+    const Serving now = serving_;
+    return now == Serving::kRedirect || now == Serving::kAborting;
   }
   core::Result<SharedFd> AloneFd(FileId id);  // kSourceOnly, kTargetOnly
   core::Status KillSuidGid(const SharedFd& fd);
@@ -181,7 +182,7 @@ class DataPath {
   core::Syscalls* const sys_;
   TargetWriter* const writer_;
   const Options options_;
-  Serving serving_ = Serving::kSourceOnly;
+  std::atomic<Serving> serving_ = Serving::kSourceOnly;
 };
 
 }  // namespace livemv::fusefs

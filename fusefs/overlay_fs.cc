@@ -26,17 +26,20 @@ OverlayFs::OverlayFs(const Parts& parts, Serving mode)
 
 // --- modes
 
-OverlayFs::Pass::Pass(OverlayFs* fs) : fs_(fs) {
+OverlayFs::Pass::Pass(OverlayFs* fs, Kind kind) : fs_(fs), kind_(kind) {
   core::MutexLock lock(fs_->gate_mu_);
   while (fs_->closing_)
     fs_->gate_.Wait(lock);
   fs_->inside_++;
+  fs_->inside_bytes_ += kind_ == Kind::kBytes;
   mode_ = fs_->mode_;
 }
 
 OverlayFs::Pass::~Pass() {
   core::MutexLock lock(fs_->gate_mu_);
-  if (--fs_->inside_ == 0 && fs_->closing_)
+  fs_->inside_--;
+  fs_->inside_bytes_ -= kind_ == Kind::kBytes;
+  if (fs_->closing_)
     fs_->gate_.NotifyAll();
 }
 
@@ -48,14 +51,19 @@ core::Status OverlayFs::SetServing(
     gate_.Wait(lock);
   closing_ = true;
   core::Status status;
-  while (inside_ != 0) {
+  // From the redirect into an abort bytes are handled alike, and what waits
+  // for a target that is away must not keep the abort, and everybody else with
+  // it.
+  const bool alike = mode_ == Serving::kRedirect && mode == Serving::kAborting;
+  auto left_inside = [&] { return inside_ - (alike ? inside_bytes_ : 0); };
+  while (left_inside() != 0) {
     int64_t left = -1;
     if (deadline_ns >= 0) {
       left = deadline_ns - parts_.source->sys()->MonotonicNs();
       if (left <= 0) {
         status = core::Fail(
             core::ErrorCode::kTimeout,
-            fmt::format("{} operations did not finish in time", inside_));
+            fmt::format("{} operations did not finish in time", left_inside()));
         break;
       }
     }

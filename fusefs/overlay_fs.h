@@ -116,7 +116,10 @@ class OverlayFs final : public FsCore {
   // Held by each operation; the mode cannot change meanwhile.
   class Pass {
    public:
-    explicit Pass(OverlayFs* fs);
+    // Bytes: of an open file; such an operation may wait for the target as
+    // long as that is away.
+    enum class Kind { kAny, kBytes };
+    explicit Pass(OverlayFs* fs, Kind kind = Kind::kAny);
     ~Pass();
     Pass(const Pass&) = delete;
     Pass& operator=(const Pass&) = delete;
@@ -131,6 +134,7 @@ class OverlayFs final : public FsCore {
 
    private:
     OverlayFs* const fs_;
+    const Kind kind_;
     Serving mode_;
   };
   // What an operation is about to take a name from.
@@ -173,7 +177,9 @@ class OverlayFs final : public FsCore {
   core::Mutex gate_mu_;
   core::CondVar gate_;
   Serving mode_;           // guarded by gate_mu_
-  uint64_t inside_ = 0;    // operations in progress; guarded by gate_mu_
+  // Operations in progress, and those of them that are about bytes; guarded by
+  // gate_mu_.
+  uint64_t inside_ = 0, inside_bytes_ = 0;
   bool closing_ = false;   // guarded by gate_mu_
 
   static constexpr size_t kMostNamed = 4096;

@@ -93,14 +93,14 @@ void OverlayFs::Release(FileId id, uint64_t) {
 
 core::Result<size_t> OverlayFs::Read(FileId id, uint64_t off,
                                      std::span<char> buf) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   return parts_.data->Read(id, off, buf);
 }
 
 core::Result<size_t> OverlayFs::Write(FileId id, uint64_t off,
                                       std::span<const char> data,
                                       int open_flags, bool kill_suidgid) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   if (kill_suidgid)
     TRY(DropPrivileges(pass, id));
   return parts_.data->Write(id, off, data, open_flags, false);
@@ -112,12 +112,12 @@ core::Result<uint64_t> OverlayFs::SizeOf(FileId id) {
 }
 
 core::Status OverlayFs::Flush(FileId id) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   return parts_.data->Flush(id);
 }
 
 core::Status OverlayFs::FSync(FileId id, bool data_only) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
   Tree* tree = pass.ops().tree();
   if (S_ISREG(st.stx_mode)) {
@@ -148,12 +148,12 @@ core::Status OverlayFs::FSync(FileId id, bool data_only) {
 
 core::Status OverlayFs::FAllocate(FileId id, int mode, uint64_t off,
                                   uint64_t len) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   return parts_.data->FAllocate(id, mode, off, len);
 }
 
 core::Result<off_t> OverlayFs::LSeek(FileId id, off_t off, int whence) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   return parts_.data->LSeek(id, off, whence);
 }
 

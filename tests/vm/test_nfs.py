@@ -97,7 +97,7 @@ class Cut(bed.Bed):
 
     def test_while_cutting_over(self):
         """The cutover gives up in time, or waits in synced for its next attempt."""
-        self.meanwhile = ("cutting_over", "synced", "moved", "draining")
+        self.meanwhile = ("copying", "synced", "cutting_over", "moved", "draining")
         self.writers(by_path=3, held=2, shared=1)
         self.start("--cutover=wait", "--wait")
         cutover = self.spawn(bed.LIVEMV, "cutover", self.disk, "--wait")

@@ -250,18 +250,20 @@ TEST_F(Names, N6AFileMovedFromAnUnreadToAReadDirectoryIsPlacedAndCopied) {
 
 TEST_F(Names, N7AnUnfinishedCreationIsFinishedByItsRepetition) {
   Start();
-  bool once = true;
+  bool made = false, once = true;
   sys_.on_call = [&](const FakeSyscalls::Call& call) {
-    if (once && call.fs == source_ && call.name == std::string("ChOwn")) {
+    if (once && made) {
       once = false;
       throw Ending{};
     }
+    made |= call.fs == source_ && call.name == std::string("MkDirAt");
     return 0;
   };
   const Caller caller{.uid = 1000, .gid = 100, .pid = 1, .umask = 027};
   EXPECT_THROW((void)fs().MkDir(kRootId, "d", 0777, caller), Ending);
   Start();
-  EXPECT_EQ(Must(fs().Lookup(kRootId, "d")).attr.stx_uid, 0u);
+  // Made as the caller: nobody else's for a moment.
+  EXPECT_EQ(Must(fs().Lookup(kRootId, "d")).attr.stx_uid, 1000u);
   for (int twice = 0; twice < 2; ++twice) {
     auto entry = Must(fs().FinishMake(kRootId, "d", S_IFDIR | 0777, caller));
     EXPECT_EQ(entry.attr.stx_uid, 1000u);
@@ -560,6 +562,31 @@ TEST_F(Names, AnAttributeThatTheTargetDoesNotStoreIsNotSet) {
   EXPECT_TRUE(fs().SetXattr(id, "user.x", "1", 0).has_value());
 }
 
+// They wait for as long as the target is away, and with them everybody would.
+TEST_F(Names, AnAbortDoesNotWaitForBytesOnTheirWayToTheTarget) {
+  Start();
+  const FileId id = CreateFile(kRootId, "f", "x");
+  core::Status begun = core::Fail(core::ErrorCode::kGone, "not tried");
+  bool commits = false;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (call.fs == target_ && call.name == std::string("PWrite")) {
+      sys_.on_call = nullptr;
+      begun = fs().SetServing(Serving::kAborting, 0, [&]() -> core::Status {
+        commits = true;
+        return {};
+      });
+    }
+    return 0;
+  };
+  EXPECT_EQ(Must(fs().Write(id, 1, std::string_view("yz"), 0, false)), 2u);
+  EXPECT_TRUE(begun.has_value()) << begun.error().ToString();
+  EXPECT_TRUE(commits);
+  EXPECT_EQ(fs().serving(), Serving::kAborting);
+  char all[3];
+  EXPECT_EQ(Must(fs().Read(id, 0, all)), 3u);
+  EXPECT_EQ(std::string(all, 3), "xyz");
+}
+
 TEST_F(Names, ALabelIsSetOnTheSourceEvenIfTheTargetStoresNone) {
   holds_.system_xattrs = false;
   Start();
@@ -573,9 +600,13 @@ TEST_F(Names, AnOwnerThatTheTargetRefusesCanBeGivenUp) {
   core::UniqueFd root = sys_.OpenRoot(source_);
   auto fd = Must(sys_.OpenAt(root.Get(), "f", O_PATH, 0));
   MustDo(sys_.ChOwn(fd.Get(), 1000, 1000));
-  MustDo(sys_.ChMod(fd.Get(), 04755));
   Start();
+  ExpectSettles();
   worker_->lane.losses.owners = true;
+  AttrChange given;
+  given.uid = 2000;
+  given.mode = 04755;
+  Must(fs().SetAttr(Id("f"), given, {}));
   sys_.FailNext("ChOwn", target_, EPERM, 9);
   while (worker_->scanner->Step()) {
   }
