@@ -105,6 +105,8 @@ class AsOwner final : public Syscalls {
     return OnObject(fd, [&] { return sys_->FAllocate(fd, mode, off, len); });
   }
   Status ChMod(int fd, mode_t mode) override {
+    // Not between the widening of a mode and the call that it is for.
+    MutexLock lock(widen_mu_);
     return OnObject(fd, [&] { return sys_->ChMod(fd, mode); });
   }
   Status ChOwn(int fd, uid_t uid, gid_t gid) override {
