@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <initializer_list>
@@ -105,6 +107,10 @@ class AsOwner final : public Syscalls {
     return OnObject(fd, [&] { return sys_->FAllocate(fd, mode, off, len); });
   }
   Status ChMod(int fd, mode_t mode) override {
+    // On another filesystem, and where root may, nothing is widened, and nobody
+    // is to wait for a server here.
+    if (Status done = sys_->ChMod(fd, mode); !Denied(done))
+      return done;
     // Not between the widening of a mode and the call that it is for.
     MutexLock lock(widen_mu_);
     return OnObject(fd, [&] { return sys_->ChMod(fd, mode); });
@@ -180,9 +186,19 @@ class AsOwner final : public Syscalls {
   // The object behind fd, if it is on the filesystem of the root.
   std::optional<Stat> Ours(int fd) {
     auto st = sys_->StatAt(fd, "");
-    auto root = sys_->StatAt(root_fd_, "", 0);
-    if (!st || !root || st->stx_dev_major != root->stx_dev_major ||
-        st->stx_dev_minor != root->stx_dev_minor)
+    if (!st)
+      return std::nullopt;
+    // Asked once: the server may be away when somebody is denied something
+    // elsewhere.
+    dev_t device = device_.load();
+    if (device == 0) {
+      auto root = sys_->StatAt(root_fd_, "", 0);
+      if (!root)
+        return std::nullopt;
+      device = makedev(root->stx_dev_major, root->stx_dev_minor);
+      device_.store(device);
+    }
+    if (makedev(st->stx_dev_major, st->stx_dev_minor) != device)
       return std::nullopt;
     return *st;
   }
@@ -226,6 +242,7 @@ class AsOwner final : public Syscalls {
 
   Syscalls* const sys_;
   const int root_fd_;
+  std::atomic<dev_t> device_{0};
   const Widened widened_;
   Mutex widen_mu_;
 };
