@@ -7,10 +7,10 @@
 // data_path.cc: who calls what and reading; data_write.cc: writes;
 // data_resize.cc: truncate and fallocate; data_sync.cc: fsync.
 //
-// Thread contract: all methods from any thread; see SetServing. Reads, overwrites and fsync of local bytes block
-// on the source only (double writes at most for the limit); bytes that the
-// target alone holds block as long as the target does. Errors carry the errno
-// for the application.
+// Thread contract: all methods from any thread; see SetServing. Reads,
+// overwrites and fsync of local bytes block on the source only (double writes
+// at most for the limit); bytes that the target alone holds block as long as
+// the target does. Errors carry the errno for the application.
 
 #include <atomic>
 #include <cstdint>
