@@ -75,6 +75,7 @@ void ObjectStore::RestoreRootTimes(const core::Stat& before) {
 
 core::Status ObjectStore::Prepare() {
   core::MutexLock lock(prepare_mu_);
+  removed_ = false;
   if (slots_)
     return {};
   ASSIGN_OR_RETURN(core::Stat before, sys_->StatAt(root_.Get(), ""));
@@ -95,6 +96,7 @@ core::Status ObjectStore::Prepare() {
 
 core::Status ObjectStore::RemovePrivate() {
   core::MutexLock lock(prepare_mu_);
+  removed_ = true;
   slots_.Reset();
   victims_.Reset();
   private_.Reset();
@@ -269,6 +271,9 @@ core::Result<Object> ObjectStore::Make(state::FileId id,
                                        const std::string& link_text) {
   const std::string slot = SlotName(id);
   const mode_t type = source.stx_mode & kFormat;
+  // Not on a target that has just been cleared of what was ours.
+  if (removed_)
+    return core::Fail(core::ErrorCode::kGone, Operand("no slot for", id));
   TRY(Prepare());
   auto made = MakeAsOwner(slot, source, link_text);
   if (!made && made.error().sys_errno != EEXIST)

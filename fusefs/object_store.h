@@ -120,6 +120,7 @@ class ObjectStore {
   const size_t max_open_;
   core::Mutex prepare_mu_;
   core::UniqueFd private_, slots_, victims_;
+  std::atomic<bool> removed_{false};  // and Prepare was not called since
   std::atomic<uint64_t> next_victim_{0};
   core::Mutex mu_;
   std::unordered_map<state::FileId, Object> objects_;     // guarded by mu_

@@ -587,6 +587,18 @@ TEST_F(Names, AnAbortDoesNotWaitForBytesOnTheirWayToTheTarget) {
   EXPECT_EQ(std::string(all, 3), "xyz");
 }
 
+TEST_F(Names, NothingOfOursIsMadeOnATargetThatWasCleared) {
+  Start();
+  ExpectSettles();
+  MustDo(worker_->victims->RemovePrivate());
+  core::Stat file{};
+  file.stx_mode = S_IFREG | 0644;
+  EXPECT_FALSE(worker_->objects->Ensure(4711, file).has_value());
+  EXPECT_FALSE(sys_.InoOf(target_, Worker::kPrivate).has_value());
+  MustDo(worker_->objects->Prepare());
+  EXPECT_TRUE(worker_->objects->Ensure(4711, file).has_value());
+}
+
 TEST_F(Names, ALabelIsSetOnTheSourceEvenIfTheTargetStoresNone) {
   holds_.system_xattrs = false;
   Start();
