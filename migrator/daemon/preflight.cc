@@ -17,6 +17,7 @@
 #include "migrator/daemon/preflight_findings.h"
 #include "migrator/daemon/preflight_holders.h"
 #include "migrator/daemon/preflight_kernel.h"
+#include "migrator/daemon/preflight_nfs.h"
 #include "migrator/daemon/preflight_places.h"
 #include "migrator/daemon/small_files.h"
 #include "migrator/mount/mount_ops.h"
@@ -145,10 +146,33 @@ void CheckHolders(const PlanRequest& request, const SourcePlace& source,
              findings);
 }
 
+// The target's name on its server; a directory may lie below a mount's point.
+std::string NfsNameOf(const Plan& plan, const mount::MountTable& mounts) {
+  if (plan.target_is_nfs)
+    return plan.target;
+  const mount::MountEntry* entry = mounts.Walk(plan.target);
+  if (entry == nullptr || !IsInside(plan.target, entry->point))
+    return plan.target_volume->device;
+  const std::string below = Below(plan.target, entry->point);
+  return entry->source + (below.empty() || below[0] == '/' ? "" : "/") + below;
+}
+
+void CheckNfs(const PlanRequest& request, const mount::MountTable& mounts,
+              int root_fd, Plan* plan, Findings* findings) {
+  const Volume& volume = *plan->target_volume;
+  CheckSoft(volume.options, request.accepted, findings);
+  CheckEffective(request.mount_options, volume.options, findings);
+  struct stat st = {};
+  if (fstat(root_fd, &st) == 0)
+    CheckOtherMounts(mounts, NfsNameOf(*plan, mounts), volume.options,
+                     st.st_dev, findings);
+}
+
 // Mounted here and only here: the mount that was tried out is the one that is
 // used, since a second mount of an export may get other options.
 void MountAndCheck(const PlanRequest& request, const TargetPlace& target,
-                   Plan* plan, Findings* findings) {
+                   const mount::MountTable& mounts, Plan* plan,
+                   Findings* findings) {
   const bool nfs = plan->target_is_nfs;
   if (nfs) {
     if (core::Status made = MakeDirectories(request.scratch, 0700); !made) {
@@ -190,6 +214,8 @@ void MountAndCheck(const PlanRequest& request, const TargetPlace& target,
                     "make it readable for root, or for its owner");
     return;
   }
+  if (plan->target_volume->type.starts_with("nfs"))
+    CheckNfs(request, mounts, root->Get(), plan, findings);
   TargetRequest check;
   check.target_fd = root->Get();
   check.name = plan->target;
@@ -264,7 +290,7 @@ Plan MakePlan(const PlanRequest& request) {
     TakeSurvey(request, *source, &plan, &findings);
   }
   if (target && !powerless)
-    MountAndCheck(request, *target, &plan, &findings);
+    MountAndCheck(request, *target, *mounts, &plan, &findings);
   std::stable_sort(plan.findings.begin(), plan.findings.end(),
                    [](const Finding& a, const Finding& b) {
                      return a.severity > b.severity;

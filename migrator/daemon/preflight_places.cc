@@ -246,19 +246,6 @@ std::optional<TargetPlace> CheckTargetPlace(const PlanRequest& request,
                       "mounted directory");
       return std::nullopt;
     }
-    // H35: the first mount of an export decides for all of this host.
-    for (const mount::MountEntry& other : mounts.entries()) {
-      if (other.fs_type.starts_with("nfs") &&
-          (IsInside(plan->target, TrimSlashes(other.source)) ||
-           IsInside(TrimSlashes(other.source), plan->target)))
-        findings->Warn("export-mounted",
-                       Quote(other.source) + " is mounted on " +
-                           Quote(other.point) +
-                           " already: its options may bind ours, or its cache "
-                           "differ from ours",
-                       "unmount it, or keep others from using it during the "
-                       "move");
-    }
     return place;
   }
   if (!request.mount_options.empty())

@@ -99,26 +99,6 @@ void CheckRoom(const Survey& survey, const Volume& volume, Findings* findings) {
         "choose a target with more inodes");
 }
 
-// Whoever writes to a soft mount is told of success before the server has the
-// data, and a server that is away for long makes the kernel drop them.
-void CheckSoft(const TargetRequest& request, const Volume& volume,
-               Findings* findings) {
-  if (!volume.type.starts_with("nfs"))
-    return;
-  mount::MountEntry options;
-  options.options = volume.options;
-  if (!options.HasOption("soft") && !options.HasOption("softerr"))
-    return;
-  const char* what =
-      "TARGET is a soft mount: when the server is away for long, writes that "
-      "were acknowledged are lost";
-  if (request.accepted.soft)
-    findings->Warn("target-soft", std::string(what) + "; this is accepted", "");
-  else
-    findings->Block("target-soft", what,
-                    "mount it hard, or accept the loss: --allow-loss=soft");
-}
-
 }  // namespace
 
 std::vector<Finding> CheckTarget(const TargetRequest& request, Volume* volume,
@@ -132,7 +112,6 @@ std::vector<Finding> CheckTarget(const TargetRequest& request, Volume* volume,
     volume->total_files = st.f_files;
     volume->free_files = st.f_ffree;
   }
-  CheckSoft(request, *volume, &findings);
   const bool resumes = CheckEmpty(request, &findings);
   if (request.survey != nullptr) {
     // A part of the tree is there already, so its room cannot be reckoned.

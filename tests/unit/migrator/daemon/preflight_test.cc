@@ -17,6 +17,7 @@
 #include "migrator/daemon/preflight_doors.h"
 #include "migrator/daemon/preflight_holders.h"
 #include "migrator/daemon/preflight_kernel.h"
+#include "migrator/daemon/preflight_nfs.h"
 #include "migrator/daemon/preflight_places.h"
 #include "migrator/daemon/tree_survey.h"
 
@@ -133,6 +134,98 @@ TEST(PreflightDoors, ACoveredMountIsNoDoor) {
                     "22 21 0:9 / /mnt rw - tmpfs none rw\n",
                     "", "/data/tree"),
               IsEmpty());
+}
+
+// --- NFS -----------------------------------------------------------------
+
+const char kEffective[] =
+    "rw,vers=4.2,rsize=262144,wsize=262144,namlen=255,hard,proto=tcp,timeo=600,"
+    "retrans=2,sec=sys,clientaddr=10.0.0.9,local_lock=none,addr=10.0.0.1";
+
+std::vector<Finding> Effective(const std::string& asked) {
+  std::vector<Finding> list;
+  Findings findings(&list);
+  CheckEffective(asked, kEffective, &findings);
+  return list;
+}
+
+TEST(PreflightNfs, OptionsThatAreInEffectOrNotShownAreFine) {
+  for (const char* asked : {"", "vers=4.2", "hard,timeo=600,retry=0",
+                            "rsize=262144,,nodev,rw"})
+    EXPECT_THAT(Effective(asked), IsEmpty()) << asked;
+}
+
+TEST(PreflightNfs, OptionsThatAnEarlierMountDecidedAreNamed) {
+  const auto found = Effective("nconnect=4,timeo=50,rsize=1048576");
+  ASSERT_THAT(Codes(found), ElementsAre("target-options"));
+  EXPECT_EQ(found[0].severity, Severity::kWarning);
+  EXPECT_THAT(found[0].what,
+              HasSubstr("nconnect=4, timeo=50 (it is 600), "
+                        "rsize=1048576 (it is 262144)"));
+}
+
+TEST(PreflightNfs, SizesThatTheServerBoundsAreANote) {
+  const auto found = Effective("rsize=1048576,wsize=262144");
+  ASSERT_THAT(Codes(found), ElementsAre("target-options"));
+  EXPECT_EQ(found[0].severity, Severity::kNote);
+  EXPECT_THAT(found[0].what, Not(HasSubstr("wsize")));
+}
+
+TEST(PreflightNfs, ASoftMountBlocksUnlessAccepted) {
+  for (bool accepted : {false, true}) {
+    for (const char* options : {"rw,soft,timeo=1", "softerr"}) {
+      std::vector<Finding> list;
+      Findings findings(&list);
+      core::Losses losses;
+      losses.soft = accepted;
+      CheckSoft(options, losses, &findings);
+      ASSERT_THAT(Codes(list), ElementsAre("target-soft"));
+      EXPECT_EQ(list[0].severity,
+                accepted ? Severity::kWarning : Severity::kBlocker);
+    }
+  }
+  std::vector<Finding> list;
+  Findings findings(&list);
+  CheckSoft("rw,hard,softreval", {}, &findings);
+  EXPECT_THAT(list, IsEmpty());
+}
+
+std::vector<Finding> OtherMounts(const std::string& mountinfo,
+                                 const std::string& name) {
+  auto table = mount::MountTable::Parse(
+      "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n" + mountinfo);
+  EXPECT_TRUE(table) << table.error().ToString();
+  std::vector<Finding> list;
+  Findings findings(&list);
+  if (table)
+    CheckOtherMounts(*table, name, kEffective, makedev(0, 50), &findings);
+  return list;
+}
+
+TEST(PreflightNfs, AMountOfTheExportWithACacheOfItsOwnIsNamed) {
+  const auto found = OtherMounts(
+      "21 20 0:51 / /mnt/a rw - nfs4 nas:/export/data rw,noac\n", "nas:/export");
+  ASSERT_THAT(Codes(found), ElementsAre("export-mounted"));
+  EXPECT_THAT(found[0].what, HasSubstr("/mnt/a"));
+}
+
+TEST(PreflightNfs, AServerIsKnownByItsAddressToo) {
+  EXPECT_THAT(
+      Codes(OtherMounts("21 20 0:51 / /mnt/a rw - nfs nas:/ rw,addr=10.0.0.1\n",
+                        "server:/export")),
+      ElementsAre("export-mounted"));
+  EXPECT_THAT(OtherMounts("21 20 0:51 / /mnt/a rw - nfs nas:/ rw,addr=10.0.0.2\n",
+                          "server:/export"),
+              IsEmpty());
+}
+
+TEST(PreflightNfs, MountsThatShareTheCacheOrShowSomethingElseAreFine) {
+  EXPECT_THAT(
+      OtherMounts("21 20 0:50 / /mnt/a rw - nfs4 nas:/export rw\n"
+                  "22 20 0:52 / /mnt/b rw - nfs4 nas:/exports rw\n"
+                  "23 20 0:53 / /mnt/c rw - ext4 nas:/export rw\n",
+                  "nas:/export"),
+      IsEmpty());
 }
 
 // --- holders -------------------------------------------------------------
