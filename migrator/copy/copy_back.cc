@@ -1,5 +1,6 @@
 #include "migrator/copy/copy_back.h"
 
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,12 @@ using fusefs::ByteRange;
 using fusefs::FileRef;
 using fusefs::SharedFd;
 using state::ByteMap;
+
+namespace {
+
+constexpr char kCapability[] = "security.capability";
+
+}  // namespace
 
 CopyBack::CopyBack(fusefs::ByteLedger* ledger)
     : ledger_(ledger), sys_(ledger->sys()) {}
@@ -153,9 +160,17 @@ Status CopyBack::SyncSource(fusefs::FileRecord& r) {
   return sys_->FSync(fd->Get());
 }
 
-Result<core::Stat> CopyBack::StatSource(fusefs::FileRecord& r) {
+Result<CopyBack::Beside> CopyBack::LookAtSource(fusefs::FileRecord& r) {
   ASSIGN_OR_RETURN(SharedFd fd, ledger_->source()->Path(r.id));
-  return sys_->StatAt(fd->Get(), "");
+  Beside seen;
+  ASSIGN_OR_RETURN(seen.stat, sys_->StatAt(fd->Get(), ""));
+  auto capability = sys_->GetXattr(fd->Get(), kCapability);
+  if (capability)
+    seen.capability = std::move(*capability);
+  else if (capability.error().sys_errno != ENODATA &&
+           capability.error().sys_errno != EOPNOTSUPP)
+    return core::Fail(std::move(capability).error());
+  return seen;
 }
 
 Status CopyBack::ResizeSource(fusefs::FileRecord& r, uint64_t size) {
@@ -163,18 +178,28 @@ Status CopyBack::ResizeSource(fusefs::FileRecord& r, uint64_t size) {
   return sys_->FTruncate(fd->Get(), size);
 }
 
-// Bringing bytes back is no write of the file. With write_mu held, so that no
-// application's write is between the check and the act.
-Status CopyBack::RestoreTimes(fusefs::FileRecord& r, const core::Stat& before,
-                              uint64_t since) {
+// Bringing bytes back is no write of the file: its time stays, and its
+// capabilities, which the kernel takes away with every write, even root's
+// (security/commoncap.c, cap_inode_need_killpriv). With write_mu held, so that
+// no application's write is between the check and the act.
+Status CopyBack::Restore(fusefs::FileRecord& r, const Beside& before,
+                         uint64_t since) {
   {
     MutexLock lock(r.mu);
     if (r.gens.Now() != since)
       return {};
   }
   ASSIGN_OR_RETURN(SharedFd fd, ledger_->source()->Path(r.id));
+  if (before.capability) {
+    // One that was given meanwhile is the newer one.
+    Status given = sys_->SetXattr(fd->Get(), kCapability, *before.capability,
+                                  XATTR_CREATE);
+    if (!given && given.error().sys_errno != EEXIST)
+      return given;
+  }
   struct timespec times[2] = {
-      {0, UTIME_OMIT}, {before.stx_mtime.tv_sec, before.stx_mtime.tv_nsec}};
+      {0, UTIME_OMIT},
+      {before.stat.stx_mtime.tv_sec, before.stat.stx_mtime.tv_nsec}};
   return sys_->UTimens(fd->Get(), times);
 }
 
@@ -187,17 +212,17 @@ Status CopyBack::TrimSource(fusefs::FileRecord& r) {
     end = r.facts.map.local_end();
     since = r.gens.Now();
   }
-  ASSIGN_OR_RETURN(core::Stat st, StatSource(r));
-  if (st.stx_size == end)
+  ASSIGN_OR_RETURN(Beside before, LookAtSource(r));
+  if (before.stat.stx_size == end)
     return {};
   TRY(ResizeSource(r, end));
-  return RestoreTimes(r, st, since);
+  return Restore(r, before, since);
 }
 
 Result<bool> CopyBack::BringGrowth(fusefs::FileRecord& r, bool* moved) {
   TRY(ledger_->Load(r));
   ByteRange range;
-  core::Stat before;
+  Beside before;
   uint64_t since;
   {
     // No write is in flight while write_mu is held; from then on each one that
@@ -212,7 +237,7 @@ Result<bool> CopyBack::BringGrowth(fusefs::FileRecord& r, bool* moved) {
           (begin / state::kChunkBytes + 1) * state::kChunkBytes;
       range = {begin, std::min(r.facts.size, chunk_end)};
     }
-    ASSIGN_OR_RETURN(before, StatSource(r));
+    ASSIGN_OR_RETURN(before, LookAtSource(r));
     TRY(TrimSource(r));
     MutexLock lock(r.mu);
     since = r.gens.Now();
@@ -230,14 +255,14 @@ Result<bool> CopyBack::BringGrowth(fusefs::FileRecord& r, bool* moved) {
   }
   if (copied && still) {
     // A hole at the end counts as well: the source is as long as its part.
-    Result<core::Stat> now = StatSource(r);
+    Result<Beside> now = LookAtSource(r);
     if (!now)
       copied = core::Fail(std::move(now).error());
-    else if (now->stx_size < range.end)
+    else if (now->stat.stx_size < range.end)
       copied = ResizeSource(r, range.end);
   }
   if (copied)
-    copied = RestoreTimes(r, before, since);
+    copied = Restore(r, before, since);
   MutexLock lock(r.mu);
   *moved = !still;
   r.back_range.reset();
@@ -268,7 +293,7 @@ Status CopyBack::BringRemote(fusefs::FileRecord& r) {
     ranges = r.facts.map.RemoteRanges();
     since = r.gens.Now();
   }
-  ASSIGN_OR_RETURN(core::Stat before, StatSource(r));
+  ASSIGN_OR_RETURN(Beside before, LookAtSource(r));
   for (const ByteMap::Range& range : ranges) {
     Status copied = CopyRange(r, range.first, range.first + range.count, false);
     if (!copied)
@@ -277,7 +302,7 @@ Status CopyBack::BringRemote(fusefs::FileRecord& r) {
     brought_ += range.count;
   }
   TRY(SyncSource(r));
-  TRY(RestoreTimes(r, before, since));
+  TRY(Restore(r, before, since));
   MutexLock lock(r.mu);
   r.remote_back = true;
   ledger_->SourceWrittenLocked(r);

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/result.h"
@@ -53,10 +54,15 @@ class CopyBack {
   core::Status CopyRange(fusefs::FileRecord& r, uint64_t begin, uint64_t end,
                          bool skip_holes);
   core::Status SyncSource(fusefs::FileRecord& r);
-  core::Result<core::Stat> StatSource(fusefs::FileRecord& r);
+  // What writing to the source's file changes beside its bytes.
+  struct Beside {
+    core::Stat stat{};
+    std::optional<std::string> capability;
+  };
+  core::Result<Beside> LookAtSource(fusefs::FileRecord& r);
   core::Status ResizeSource(fusefs::FileRecord& r, uint64_t size);
-  core::Status RestoreTimes(fusefs::FileRecord& r, const core::Stat& before,
-                            uint64_t since);
+  core::Status Restore(fusefs::FileRecord& r, const Beside& before,
+                       uint64_t since);
 
   fusefs::ByteLedger* const ledger_;
   core::Syscalls* const sys_;

@@ -472,6 +472,16 @@ Result<size_t> FakeSyscalls::PRead(int fd, void* buf, size_t len, off_t off) {
   return bytes.size();
 }
 
+// Every write takes it away, even root's (security/commoncap.c).
+void FakeSyscalls::KillCapability(FsId fs, uint64_t ino) {
+  if (!Live(fs, ino).xattrs.contains("security.capability"))
+    return;
+  Change(fs, ino, [ino](Image& image) {
+    if (Inode* i = image.Find(ino))
+      i->xattrs.erase("security.capability");
+  });
+}
+
 Result<size_t> FakeSyscalls::WriteTo(OpenFile file, const void* buf, size_t len,
                                      uint64_t off) {
   if ((file.flags & O_PATH) != 0 || (file.flags & O_ACCMODE) == O_RDONLY)
@@ -497,6 +507,7 @@ Result<size_t> FakeSyscalls::WriteTo(OpenFile file, const void* buf, size_t len,
     fss_[file.fs]->pending.push_back({ino, false, 0, {}, std::move(grow)});
   }
   Data(file.fs, ino, off, std::string(static_cast<const char*>(buf), len));
+  KillCapability(file.fs, ino);
   Touch(file.fs, ino, true);
   Fs& f = *fss_[file.fs];
   f.dropped.erase(ino);
@@ -557,6 +568,7 @@ Status FakeSyscalls::FTruncate(int fd, uint64_t len) {
     if (Inode* inode = image.Find(ino))
       inode->Resize(len);
   });
+  KillCapability(file->fs, ino);
   Touch(file->fs, ino, true);
   return {};
 }

@@ -271,6 +271,7 @@ class FakeSyscalls final : public core::Syscalls {
   struct timespec Time();
   uint64_t NewPages(const Inode& inode, uint64_t off, uint64_t len) const;
   bool HasSpace(FsId fs, uint64_t new_pages) const;
+  void KillCapability(FsId fs, uint64_t ino);
   core::Result<size_t> WriteTo(OpenFile file, const void* buf, size_t len,
                                uint64_t off);
   void Walk(FsId fs, uint64_t ino, const std::string& path,

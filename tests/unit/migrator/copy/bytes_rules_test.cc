@@ -781,6 +781,23 @@ TEST_F(BytesRules, AWriteDuringTheCopyIsNotLost) {
   EXPECT_EQ(bed.OnTarget(id).substr(100, 3), "new");
 }
 
+TEST_F(BytesRules, BringingBytesBackTakesNoCapabilityAway) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, " and more").has_value());
+  auto fd = bed.worker->source.Path(id);
+  ASSERT_TRUE(fd.has_value());
+  ASSERT_TRUE(
+      bed.sys.SetXattr((*fd)->Get(), "security.capability", "cap", 0));
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  for (core::Result<bool> did = true; *did; did = bed.worker->back.Step())
+    ASSERT_TRUE(did.has_value());
+  ASSERT_TRUE(bed.worker->back.Finish().has_value());
+  EXPECT_EQ(bed.OnSource("f"), "local and more");
+  auto kept = bed.sys.GetXattr((*fd)->Get(), "security.capability");
+  ASSERT_TRUE(kept.has_value()) << kept.error().ToString();
+  EXPECT_EQ(*kept, "cap");
+}
+
 TEST_F(BytesRules, TheCopierNeverWritesPastALocalEndThatFell) {
   Begin(Bytes(kMiB, 'a'));
   bed.worker->engine.Enqueue(id);
