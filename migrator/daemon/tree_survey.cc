@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "core/unique_fd.h"
+#include "fusefs/tree_ops.h"
 
 namespace livemv::daemon {
 namespace {
@@ -264,7 +265,9 @@ void Walk::CountXattrs(int dirfd, const char* name) {
       acl = true;
     else if (attr.starts_with("user."))
       user = true;
-    else if (attr != "security.selinux")  // the target's policy labels it
+    // A label is the target's policy's; our own mark may be left on the source
+    // of an earlier move.
+    else if (attr != "security.selinux" && attr != fusefs::kMarkXattr)
       system = true;
     at += static_cast<ssize_t>(attr.size()) + 1;
   }

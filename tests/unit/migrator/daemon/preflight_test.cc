@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -398,6 +399,17 @@ TEST_F(SurveyTest, CountsWhatATreeHas) {
   EXPECT_EQ(survey.outside_link_count, 0u);
   EXPECT_EQ(survey.longest_name, 4u);
   EXPECT_THAT(survey.other_devices, IsEmpty());
+}
+
+TEST_F(SurveyTest, TheMarkOfAnEarlierMoveIsNoAttributeOfTheUsers) {
+  if (geteuid() != 0)
+    GTEST_SKIP() << "trusted attributes are root's";
+  Write("tree/file", 1);
+  const std::string file = base_ + "/tree/file";
+  ASSERT_EQ(setxattr(file.c_str(), "trusted.livemv", "1", 1, 0), 0);
+  EXPECT_EQ(Take().with_system_xattrs, 0u);
+  ASSERT_EQ(setxattr(file.c_str(), "trusted.other", "1", 1, 0), 0);
+  EXPECT_EQ(Take().with_system_xattrs, 1u);
 }
 
 TEST_F(SurveyTest, LinksThatLeaveTheTreeAreFound) {
