@@ -135,8 +135,8 @@ Status DataPath::Extend(FileRecord& r, uint64_t size) {
     WaitForStrays(r, lock, r.facts.map.local_end(), size);
     change.emplace(ledger_, r, r.facts.size, size);
   }
-  TRY(TouchTimes(r));
   ASSIGN_OR_RETURN(SharedFd fd, objects_->Data(r.id));
+  // A size that is too much for the target has changed nothing, times neither.
   if (Status grown = sys_->FTruncate(fd->Get(), size); !grown)
     return core::Fail(std::move(grown).error().With("target"));
   MutexLock lock(r.mu);
@@ -146,7 +146,7 @@ Status DataPath::Extend(FileRecord& r, uint64_t size) {
     table_->SetGrown(r.id);
   lock.unlock();
   change.reset();
-  return {};
+  return TouchTimes(r);
 }
 
 Status DataPath::FAllocate(FileId id, int mode, uint64_t off, uint64_t len) {
@@ -184,8 +184,10 @@ Status DataPath::AllocateSplit(FileRecord& r, int mode, uint64_t off,
     MutexLock lock(r.mu);
     if (clears && keep_size) {  // past the size there is nothing to clear
       end = std::min(end, r.facts.size);
-      if (off >= end)
-        return {};
+      if (off >= end) {
+        lock.unlock();
+        return TouchTimes(r);
+      }
     }
     alone = end > r.facts.map.local_end();
   }

@@ -48,6 +48,25 @@ wire::StatxOut ToStatxOut(const core::Stat& from, double seconds) {
   return out;
 }
 
+fuse_attr ToFuseAttr(const core::Stat& from) {
+  fuse_attr to{};
+  to.ino = from.stx_ino;
+  to.size = from.stx_size;
+  to.blocks = from.stx_blocks;
+  to.atime = static_cast<uint64_t>(from.stx_atime.tv_sec);
+  to.mtime = static_cast<uint64_t>(from.stx_mtime.tv_sec);
+  to.ctime = static_cast<uint64_t>(from.stx_ctime.tv_sec);
+  to.atimensec = from.stx_atime.tv_nsec;
+  to.mtimensec = from.stx_mtime.tv_nsec;
+  to.ctimensec = from.stx_ctime.tv_nsec;
+  to.mode = from.stx_mode;
+  to.nlink = from.stx_nlink;
+  to.uid = from.stx_uid;
+  to.gid = from.stx_gid;
+  to.blksize = from.stx_blksize;
+  return to;
+}
+
 // Of the calling thread, for the duration of one request.
 class RequestScope {
  public:
@@ -150,7 +169,8 @@ bool Dispatcher::HandleHere(const fuse_in_header* header, size_t len) {
       return refuse(synced ? 0 : synced.error().Errno());
     }
     case wire::kOpTmpFile:
-      return refuse(EOPNOTSUPP);
+      TmpFile(header, len);
+      return true;
     case FUSE_COPY_FILE_RANGE:
     case wire::kOpCopyFileRange64:
       // fs/fuse/file.c: ENOSYS becomes EOPNOTSUPP inside the kernel, is
@@ -176,6 +196,42 @@ void Dispatcher::Statx(const fuse_in_header* header) {
   }
   wire::StatxOut out = ToStatxOut(*attr, core_->CacheSeconds());
   transport_->Reply(header->unique, 0, &out, sizeof out);
+}
+
+// Done again after a kill it makes another one; nobody has seen the first.
+void Dispatcher::TmpFile(const fuse_in_header* header, size_t len) {
+  if (len < sizeof *header + sizeof(fuse_create_in)) {
+    transport_->Reply(header->unique, EINVAL, nullptr, 0);
+    return;
+  }
+  const auto* in = reinterpret_cast<const fuse_create_in*>(header + 1);
+  const Caller caller{header->uid, header->gid,
+                      static_cast<pid_t>(header->pid), in->umask};
+  auto made = core_->TmpFile(header->nodeid, static_cast<int>(in->flags),
+                             in->mode, caller);
+  core::Status passed = PassBeforeReply(header->opcode);
+  if (!made || !passed) {
+    transport_->Reply(header->unique,
+                      !made ? made.error().Errno() : passed.error().Errno(),
+                      nullptr, 0);
+    if (made)
+      core_->Release(made->first.id, made->second.fh);
+    return;
+  }
+  // No name that could be cached; the attributes are asked for.
+  struct {
+    fuse_entry_out entry;
+    fuse_open_out open;
+  } out{};
+  out.entry.nodeid = made->first.id;
+  out.entry.attr = ToFuseAttr(made->first.attr);
+  out.open.fh = made->second.fh;
+  if (made->second.direct_io)
+    out.open.open_flags = FOPEN_DIRECT_IO;
+  else if (made->second.keep_cache)
+    out.open.open_flags = FOPEN_KEEP_CACHE;
+  if (transport_->Reply(header->unique, 0, &out, sizeof out) != 0)
+    core_->Release(made->first.id, made->second.fh);
 }
 
 void Dispatcher::SetXattr(const fuse_in_header* header, size_t len) {

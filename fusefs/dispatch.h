@@ -2,9 +2,8 @@
 
 // Requests in the kernel's form -> FsCore -> exactly one reply. Beyond
 // libfuse's operations it answers STATX (with birth time), SYNCFS, SETXATTR
-// with its extended flags, and refuses what is not built: TMPFILE with
-// EOPNOTSUPP, COPY_FILE_RANGE with ENOSYS (the kernel then copies by splice
-// and does not ask again). Locks are the kernel's own; INTERRUPT is ignored;
+// with its extended flags, TMPFILE, and refuses COPY_FILE_RANGE with ENOSYS (the
+// kernel then copies by splice and does not ask again). Locks are the kernel's own; INTERRUPT is ignored;
 // FORGET does nothing, because node numbers need no lookup count (rule 4).
 //
 // Requests that must not run twice go through the IntentTable.
@@ -58,6 +57,7 @@ class Dispatcher {
   bool HandleHere(const fuse_in_header* header, size_t len);
   void Statx(const fuse_in_header* header);
   void SetXattr(const fuse_in_header* header, size_t len);
+  void TmpFile(const fuse_in_header* header, size_t len);
   core::Status DropSetgid(FileId id);
 
   FsCore* const core_;

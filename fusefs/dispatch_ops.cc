@@ -107,6 +107,13 @@ AttrChange ToChange(const struct fuse_setattr_in& in) {
   else if (in.valid & FATTR_MTIME)
     change.mtime = timespec{static_cast<time_t>(in.mtime), in.mtimensec};
   change.kill_suidgid = (in.valid & wire::kFattrKillSuidgid) != 0;
+  // chown(2) to nobody in particular: it changes ctime, and takes away what
+  // every change of the owner does.
+  constexpr uint32_t kAsked = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE |
+                              FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW |
+                              FATTR_MTIME_NOW | wire::kFattrKillSuidgid;
+  if ((in.valid & kAsked) == 0)
+    change.uid = kSameOwner;
   return change;
 }
 
@@ -300,11 +307,23 @@ void OpFAllocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
                  fuse_file_info*) {
   Reply reply(req);
   // Moving bytes about cannot be repeated after a kill.
-  if (mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE))
+  if (mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) {
     reply.Err(EOPNOTSUPP);
-  else
-    reply.Of(Self(req)->core()->FAllocate(ino, mode, static_cast<uint64_t>(off),
-                                          static_cast<uint64_t>(len)));
+    return;
+  }
+  // With killpriv v2 the kernel leaves it to us and, unlike for a write, does
+  // not say whether the caller has CAP_FSETID (fs/fuse/file.c,
+  // fuse_file_fallocate).
+  if (fuse_req_ctx(req)->uid != 0) {
+    core::Status killed =
+        KillPrivileges(Self(req)->core(), ino, CallerOf(req));
+    if (!killed) {
+      reply.Err(killed.error());
+      return;
+    }
+  }
+  reply.Of(Self(req)->core()->FAllocate(ino, mode, static_cast<uint64_t>(off),
+                                        static_cast<uint64_t>(len)));
 }
 
 void OpLSeek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,

@@ -11,6 +11,7 @@
 
 #include <sys/types.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <ctime>
 #include <optional>
@@ -39,6 +40,9 @@ struct Entry {
   FileId id = state::kNoFile;
   core::Stat attr{};
 };
+
+// As a uid: nobody else gets it, and still it counts as a change of the owner.
+inline constexpr uid_t kSameOwner = static_cast<uid_t>(-1);
 
 // What SETATTR asks; an empty member is left alone.
 struct AttrChange {
@@ -100,6 +104,13 @@ class FsCore {
   virtual core::Result<std::pair<Entry, OpenReply>> Create(
       FileId dir, const char* name, int flags, mode_t mode,
       const Caller& caller) = 0;
+  // A regular file without a name in dir's filesystem (O_TMPFILE), open; Link
+  // may give it one. One Release follows.
+  virtual core::Result<std::pair<Entry, OpenReply>> TmpFile(
+      FileId dir, int flags, mode_t mode, const Caller& caller) {
+    (void)dir, (void)flags, (void)mode, (void)caller;
+    return core::FailSys(EOPNOTSUPP, "O_TMPFILE");
+  }
   virtual void Release(FileId id, uint64_t fh) = 0;
   // The kernel has evicted the inode (FORGET): nobody has it open, mapped or
   // as a working directory. No count matters; for an inode that was deleted

@@ -176,6 +176,12 @@ void OverlayFs::AfterLosingName(const Pass& pass, const Victim& victim,
   }
 }
 
+void OverlayFs::NoOrphanAnyMore(const Pass& pass, FileId id) {
+  core::MutexLock lock(orphans_mu_);
+  if (orphans_.erase(id) != 0)
+    pass.ops().tree()->Drop(id);
+}
+
 void OverlayFs::LastUseGone(FileId id) {
   {
     core::MutexLock lock(orphans_mu_);

@@ -76,6 +76,8 @@ class OverlayFs final : public FsCore {
   core::Result<Entry> FinishMake(FileId dir, const char* name, mode_t mode,
                                  const Caller& caller) override;
   core::Result<Entry> Link(FileId id, FileId dir, const char* name) override;
+  core::Result<std::pair<Entry, OpenReply>> TmpFile(
+      FileId dir, int flags, mode_t mode, const Caller& caller) override;
   core::Status Unlink(FileId dir, const char* name) override;
   core::Status RmDir(FileId dir, const char* name) override;
   core::Status Rename(FileId dir, const char* name, FileId new_dir,
@@ -166,6 +168,8 @@ class OverlayFs final : public FsCore {
   core::Result<OpenReply> OpenWith(const Pass& pass, FileId id, int flags);
   OpenReply ReplyFor(const Pass& pass, int flags) const;
   void LastUseGone(FileId id);
+  // It has been given a name (again): its last descriptor is not its end.
+  void NoOrphanAnyMore(const Pass& pass, FileId id);
   core::Status RefuseGiving(const Pass& pass, FileId id,
                             const AttrChange& change);
   core::Status RefusePrivate(const char* xattr, int err) const;

@@ -77,6 +77,31 @@ core::Result<std::pair<Entry, OpenReply>> OverlayFs::Create(
   return std::pair(*entry, reply);
 }
 
+core::Result<std::pair<Entry, OpenReply>> OverlayFs::TmpFile(
+    FileId dir, int flags, mode_t mode, const Caller& caller) {
+  Pass pass(this);
+  // Without a name there is nothing to redo: it is like a file that was deleted
+  // while it was open, from its birth on.
+  ASSIGN_OR_RETURN(Entry entry, pass.ops().MakeNameless(dir, mode, caller));
+  {
+    core::MutexLock lock(orphans_mu_);
+    TRY(pass.ops().tree()->Pin(entry.id));
+    orphans_.insert(entry.id);
+  }
+  core::Status ready = BecomePlaceholder(pass, entry);
+  auto made = ready ? Completed(pass, entry)
+                    : core::Result<Entry>(
+                          core::Fail(std::move(ready).error()));
+  auto reply = made ? OpenWith(pass, entry.id, flags & ~O_TRUNC)
+                    : core::Result<OpenReply>(
+                          core::Fail(std::move(made).error()));
+  if (!reply) {
+    LastUseGone(entry.id);
+    return core::Fail(std::move(reply).error());
+  }
+  return std::pair(*made, *reply);
+}
+
 void OverlayFs::Release(FileId id, uint64_t) {
   Pass pass(this);
   parts_.data->Closed(id);

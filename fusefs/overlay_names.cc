@@ -47,8 +47,16 @@ core::Status OverlayFs::DropPrivileges(const Pass& pass, FileId id) {
 }
 
 core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
-                                            const Caller&) {
+                                            const Caller& caller) {
   Pass pass(this);
+  // Allowed to everybody, but for what it takes away: the kernel leaves that to
+  // us with killpriv v2, and so does not look (fs/attr.c, notify_change).
+  if (change.uid == kSameOwner && caller.uid != 0) {
+    ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
+    ASSIGN_OR_RETURN(bool takes, pass.ops().HasPrivileges(id));
+    if (takes && st.stx_uid != caller.uid)
+      return core::FailSys(EPERM, "set-id bits are their owner's");
+  }
   TRY(RefuseGiving(pass, id, change));
   if (change.kill_suidgid)
     TRY(DropPrivileges(pass, id));
@@ -73,7 +81,7 @@ core::Status OverlayFs::RefuseGiving(const Pass& pass, FileId id,
       pass.mode() != Serving::kRedirect)
     return {};
   ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
-  if (*change.uid == st.stx_uid)
+  if (*change.uid == st.stx_uid || *change.uid == kSameOwner)
     return {};
   return core::FailSys(EPERM, "the target's server gives no files away");
 }
@@ -151,6 +159,7 @@ core::Result<Entry> OverlayFs::Link(FileId id, FileId dir, const char* name) {
   Pass pass(this);
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
   ASSIGN_OR_RETURN(Entry entry, pass.ops().Link(id, dir, name));
+  NoOrphanAnyMore(pass, id);
   if (pass.Split())
     NameChanged(id);
   return Completed(pass, std::move(entry));

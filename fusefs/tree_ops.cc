@@ -37,6 +37,10 @@ core::Result<TreeOps::Met> TreeOps::Meet(FileId dir, const char* name) {
   ASSIGN_OR_RETURN(SharedFd dirfd, tree_->Path(dir));
   ASSIGN_OR_RETURN(core::UniqueFd fd,
                    sys_->OpenAt(dirfd->Get(), name, O_PATH | O_NOFOLLOW));
+  return MeetOpen(std::move(fd));
+}
+
+core::Result<TreeOps::Met> TreeOps::MeetOpen(core::UniqueFd fd) {
   Met met;
   ASSIGN_OR_RETURN(met.st, sys_->StatAt(fd.Get(), ""));
   ASSIGN_OR_RETURN(met.id, tree_->Meet(std::move(fd), met.st, &met.fd));
@@ -57,7 +61,7 @@ core::Status TreeOps::ChangeAttrs(FileId id, const AttrChange& change) {
   ASSIGN_OR_RETURN(SharedFd fd, tree_->Path(id));
   // chown clears set-id bits (chown(2)), so the mode comes after the owner.
   if (change.uid || change.gid)
-    TRY(sys_->ChOwn(fd->Get(), change.uid.value_or(static_cast<uid_t>(-1)),
+    TRY(sys_->ChOwn(fd->Get(), change.uid.value_or(kSameOwner),
                     change.gid.value_or(static_cast<gid_t>(-1))));
   if (change.mode)
     TRY(sys_->ChMod(fd->Get(), *change.mode & 07777));
@@ -176,16 +180,40 @@ core::Result<Entry> TreeOps::Make(FileId dir, const char* name, mode_t mode,
   ASSIGN_OR_RETURN(SharedFd dirfd, tree_->Path(dir));
   const int at = dirfd->Get();
   mode_t perm = mode & 07777;
-  // With a default ACL the caller's umask has no effect (acl(5)).
-  if (!S_ISLNK(mode) && (caller.umask & perm) != 0) {
-    ASSIGN_OR_RETURN(bool acl, HasDefaultAcl(at));
-    if (!acl)
-      perm &= ~caller.umask;
+  if (!S_ISLNK(mode)) {
+    ASSIGN_OR_RETURN(perm, Masked(at, perm, caller));
   }
   TRY(MakeObject(at, name, (mode & S_IFMT) | perm, dev, text, caller));
   TRY(core::FaultPoint("tree.made"));
   ASSIGN_OR_RETURN(Met met, Meet(dir, name));
   TRY(GiveTo(met, at, mode, caller));
+  ASSIGN_OR_RETURN(met.st, sys_->StatAt(met.fd->Get(), ""));
+  return Entry{met.id, met.st};
+}
+
+core::Result<mode_t> TreeOps::Masked(int dirfd, mode_t mode,
+                                     const Caller& caller) {
+  if ((caller.umask & mode) == 0)
+    return mode;
+  ASSIGN_OR_RETURN(bool acl, HasDefaultAcl(dirfd));
+  return acl ? mode : mode & ~caller.umask;
+}
+
+core::Result<Entry> TreeOps::MakeNameless(FileId dir, mode_t mode,
+                                          const Caller& caller) {
+  ASSIGN_OR_RETURN(SharedFd dirfd, tree_->Path(dir));
+  const int at = dirfd->Get();
+  ASSIGN_OR_RETURN(mode_t perm, Masked(at, mode & 07777, caller));
+  core::UniqueFd fd;
+  {
+    core::Acting acting(sys_, {caller.uid, caller.gid, {}});
+    TRY(acting.status());
+    // Without O_EXCL, so that it can be linked; whether the caller's can be is
+    // the kernel's to say.
+    ASSIGN_OR_RETURN(fd, sys_->OpenAt(at, ".", O_RDWR | O_TMPFILE, perm));
+  }
+  ASSIGN_OR_RETURN(Met met, MeetOpen(std::move(fd)));
+  TRY(GiveTo(met, at, mode | S_IFREG, caller));
   ASSIGN_OR_RETURN(met.st, sys_->StatAt(met.fd->Get(), ""));
   return Entry{met.id, met.st};
 }

@@ -47,6 +47,9 @@ class TreeOps {
   // made and may not have finished. Doing it again changes nothing.
   core::Result<Entry> FinishMake(FileId dir, const char* name, mode_t mode,
                                  const Caller& caller);
+  // A regular file without a name, as O_TMPFILE makes it in dir.
+  core::Result<Entry> MakeNameless(FileId dir, mode_t mode,
+                                   const Caller& caller);
   core::Result<Entry> Link(FileId id, FileId dir, const char* name);
   // flags: AT_REMOVEDIR or 0.
   core::Status Unlink(FileId dir, const char* name, int flags);
@@ -70,6 +73,10 @@ class TreeOps {
     core::Stat st;
   };
   core::Result<Met> Meet(FileId dir, const char* name);
+  core::Result<Met> MeetOpen(core::UniqueFd fd);
+  // The permissions that a new object is asked with: the caller's umask has no
+  // effect beside a default ACL (acl(5)).
+  core::Result<mode_t> Masked(int dirfd, mode_t mode, const Caller& caller);
   core::Status MakeObject(int at, const char* name, mode_t mode, dev_t dev,
                           const char* text, const Caller& caller);
   // Owner and mode of a new object as the kernel would have given them to the

@@ -12,7 +12,7 @@ import bed
 # was not what was written.
 USER = r"""
 import os, random, sys, time
-where, number, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+where, number, stop, pause = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 rng, turn = random.Random(number), 0
 while not os.path.exists(stop):
     turn += 1
@@ -26,7 +26,7 @@ while not os.path.exists(stop):
         print(f"turn {turn}: {len(got)} bytes read of 1000", flush=True)
         sys.exit(1)
     os.close(fd)
-    time.sleep(rng.random() * 0.02)
+    time.sleep(rng.random() * pause)
 """
 
 
@@ -34,8 +34,8 @@ class Deleted(bed.Bed):
     def test_for_a_moment_during_start_and_abort(self):
         bed.fill(self.disk, mb=5, files=60)
         stop = self.work / "stop"
-        users = [self.spawn(sys.executable, "-c", USER, self.disk, i, stop, cwd="/",
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        users = [self.spawn(sys.executable, "-c", USER, self.disk, i, stop,
+                            bed.sized(0.02, 0.4), cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                  for i in range(3)]
         time.sleep(0.3)
         for turn in range(6):
@@ -76,6 +76,51 @@ class Deleted(bed.Bed):
             self.assertEqual(os.pread(fd, 5, 300_000), b"after")
             self.assertEqual(os.fstat(fd).st_size, 300_018)
         self.assertEqual(os.pread(held[0], 200_000, 0), b"o" * 200_000)
+
+    @staticmethod
+    def name(fd, path):
+        """linkat of a descriptor: os.link does so with a directory's one only."""
+        here = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.link(str(fd), path, src_dir_fd=here, follow_symlinks=True)
+        finally:
+            os.close(here)
+
+    def test_made_without_a_name(self):
+        """O_TMPFILE: it outlives the worker, gets a name or goes with its last user."""
+        self.start("--cutover=wait", "--wait")
+        (self.disk / "dir").mkdir()
+        for verb in ("cutover", "abort"):
+            fds = [os.open(self.disk / "dir", os.O_RDWR | os.O_TMPFILE, 0o640)
+                   for _ in range(3)]
+            for number, fd in enumerate(fds):
+                os.write(fd, b"%d" % number * 100_000)
+            os.fsync(fds[0])
+            self.assertEqual(os.fstat(fds[0]).st_nlink, 0)
+            self.name(fds[0], self.disk / f"early-{verb}")
+            worker = self.status()["worker_pid"]
+            os.kill(worker, signal.SIGKILL)
+            bed.poll("another worker", lambda: self.status().get("worker_pid") not in
+                     (None, 0, worker), 30)
+            for number, fd in enumerate(fds):
+                self.assertEqual(os.pread(fd, 200_000, 0), b"%d" % number * 100_000)
+                os.pwrite(fd, b"late", 99_998)
+            self.name(fds[1], self.disk / "dir" / f"late-{verb}")
+            self.assertEqual(os.fstat(fds[1]).st_nlink, 1)
+            for fd in fds:
+                os.close(fd)
+            self.livemv(verb, self.disk, "--wait")
+            for number, name in ((0, f"early-{verb}"), (1, f"dir/late-{verb}")):
+                path = self.disk / name
+                self.assertEqual(path.read_bytes(), b"%d" % number * 99_998 + b"late")
+                self.assertEqual(path.stat().st_mode & 0o7777, 0o640)
+            if verb == "cutover":
+                self.assert_moved()
+                self.livemv("finish", self.disk)
+                bed.run("umount", self.disk)
+                self.nas = self.target_volume("nas-again", self.nas_mb)
+                (self.disk / "dir").mkdir(exist_ok=True)
+                self.start("--cutover=wait", "--wait")
 
 
 if __name__ == "__main__":
