@@ -2,12 +2,15 @@
 
 Environment: LIVEMV_CUT, for how many seconds (10).
 """
+import ctypes
 import errno
 import json
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -178,52 +181,48 @@ class Cut(bed.Bed):
         self.moved_whole()
 
 
+def until_told(path, error, sync, user=None, mb=30):
+    """Writes mb MiB to path as a user until somebody says error; who did, None
+    if nobody."""
+    block = b"f" * (1 << 20)
+    if user is not None:
+        os.seteuid(user)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            try:
+                for _ in range(mb):
+                    done = 0
+                    while done < len(block):
+                        done += os.write(fd, block[done:])
+                if sync:
+                    os.fsync(fd)
+            finally:
+                told = sys.exc_info()[1]
+                try:
+                    os.close(fd)
+                except OSError:
+                    if told is None:
+                        raise
+        except OSError as e:
+            if e.errno != error:
+                raise
+            return "write or fsync" if told else "close"
+        return None
+    finally:
+        os.seteuid(0)
+
+
 class Full(bed.Bed):
     """The server has no room: who writes is told, nothing else is lost."""
 
-    def test_a_full_server(self):
-        bed.fill(self.disk, mb=5, files=60)
-        before, odd = bed.tree(self.disk), bed.tree(self.disk / "odd")
-        self.start("--cutover=wait", "--wait")
-        self.fill_the_export(room_mb=8)
-        block = b"f" * (1 << 20)
+    def only(self, before):
+        """The tree as it is, without what the test made."""
+        found, links = bed.tree(self.disk)
+        return {n: v for n, v in found.items() if n in before[0]}, links
 
-        def until_told(name, sync):
-            """How many blocks were written until somebody said ENOSPC; by whom."""
-            fd = os.open(self.disk / name, os.O_WRONLY | os.O_CREAT, 0o644)
-            n = 0
-            try:
-                while n < 30:
-                    n += os.write(fd, block) // len(block)
-                if sync:
-                    os.fsync(fd)
-            except OSError as e:
-                self.assertEqual(e.errno, errno.ENOSPC)
-                try:
-                    os.close(fd)  # says it again while there is more to lose
-                except OSError as again:
-                    self.assertEqual(again.errno, errno.ENOSPC)
-                return n, "write or fsync"
-            try:
-                os.close(fd)
-            except OSError as e:
-                self.assertEqual(e.errno, errno.ENOSPC)
-                return n, "close"
-            return n, None
-
-        self.assertIsNotNone(until_told("synced", True)[1])
-        self.assertIsNotNone(until_told("closed", False)[1])
-        # What was there before is read as ever.
-        self.assertEqual(bed.difference(odd, bed.tree(self.disk / "odd")), "")
-        for name in ("synced", "closed"):
-            (self.disk / name).unlink()
-        self.empty_the_export()
-        (self.disk / "after").write_bytes(block * 12)
-        self.livemv("cutover", self.disk, "--wait", timeout=100)
-        self.assert_moved()
-        self.assertEqual((self.disk / "after").read_bytes(), block * 12)
-        self.assertEqual(bed.difference(before, self.only(before)), "")
-        self.assertEqual(self.silly_names(), [])
+    def silly_names(self):
+        return [n for n in bed.tree(self.nas)[0] if os.path.basename(n).startswith(b".nfs")]
 
     def fill_the_export(self, room_mb):
         """All but room_mb and a little, in ever smaller pieces."""
@@ -243,18 +242,131 @@ class Full(bed.Bed):
     def empty_the_export(self):
         shutil.rmtree(self.ballast, ignore_errors=True)
 
-    def silly_names(self):
-        return [n for n in bed.tree(self.nas)[0] if os.path.basename(n).startswith(b".nfs")]
+    def limit(self, user, mb):
+        """So much may the user's files on the server take; 0: any amount."""
+        block = struct.pack("<8QI", mb << 10, mb << 10, 0, 0, 0, 0, 0, 0, 1)
+        libc = ctypes.CDLL(None, use_errno=True)
+        set_user_quota = 0x800008 << 8
+        if libc.quotactl(set_user_quota, b"/dev/vm-export", user, block) != 0:
+            raise OSError(ctypes.get_errno(), "quotactl")
 
-    def only(self, before):
-        """The tree as it is, without what the test made."""
+    def owned_by(self, user):
+        bed.run("chown", "-hR", f"{user}:{user}", self.disk, self.nas)
+        self.work.chmod(0o755)
+
+    def told_and_freed(self, error, user=None):
+        """Both who syncs and who only closes are told; what was there before is
+        read as ever; it is all given back."""
+        odd = bed.tree(self.disk / "odd")
+        self.assertIsNotNone(until_told(self.disk / "synced", error, True, user))
+        self.assertIsNotNone(until_told(self.disk / "closed", error, False, user))
+        self.assertEqual(bed.difference(odd, bed.tree(self.disk / "odd")), "")
+        for name in ("synced", "closed"):
+            (self.disk / name).unlink()
+
+    def test_a_full_server(self):
+        bed.fill(self.disk, mb=5, files=60)
+        before = bed.tree(self.disk)
+        self.start("--cutover=wait", "--wait")
+        self.fill_the_export(room_mb=8)
+        self.told_and_freed(errno.ENOSPC)
+        self.empty_the_export()
+        (self.disk / "after").write_bytes(b"f" * (12 << 20))
+        self.livemv("cutover", self.disk, "--wait", timeout=100)
+        self.assert_moved()
+        self.assertEqual((self.disk / "after").read_bytes(), b"f" * (12 << 20))
+        self.assertEqual(bed.difference(before, self.only(before)), "")
+        self.assertEqual(self.silly_names(), [])
+
+    def test_over_quota_where_root_is_nobody(self):
+        """Written as the owner, it counts for the owner."""
+        server("export", "rw,sync,root_squash")
+        self.addCleanup(server, "export", "rw,sync,no_root_squash")
+        self.addCleanup(self.limit, 1000, 0)
+        bed.fill(self.disk, mb=5, files=60)
+        (self.disk / "odd" / "null").unlink()  # nobody but root may make one
+        self.owned_by(1000)
+        self.start("--cutover=wait", "--wait")
+        before = bed.tree(self.disk)
+        self.limit(1000, 15)
+        self.told_and_freed(errno.EDQUOT, user=1000)
+        # What was deleted is destroyed on the server with the next barrier.
+        bed.poll("room again", lambda: until_told(self.disk / "little", errno.EDQUOT, True,
+                                                  1000, mb=2) is None, step=0.5)
+        self.livemv("cutover", self.disk, "--wait", timeout=100)
+        self.assert_moved()
+        self.assertEqual((self.disk / "little").stat().st_size, 2 << 20)
+        self.assertEqual(bed.difference(before, self.only(before)), "")
+        self.assertEqual(self.silly_names(), [])
+
+    def test_the_copy_of_what_is_over_quota_waits(self):
+        """Everything is made as its owner, so the owner's limit holds; status says
+        so, and with another limit it goes on by itself."""
+        self.addCleanup(self.limit, 1000, 0)
+        bed.fill(self.disk, mb=5, files=60)
+        self.owned_by(1000)
+        before = bed.tree(self.disk)
+        self.limit(1000, 2)
+        self.start("--cutover=wait")
+        bed.poll(lambda: f"status tells it: {self.status()}\n{self.logs()}",
+                 lambda: "EDQUOT" in self.status()["reason"], 15)
+        self.assertEqual(bed.difference(before, self.only(before)), "")
+        self.limit(1000, 0)
+        self.wait_state("synced", timeout=90)
+        self.livemv("cutover", self.disk, "--wait", timeout=100)
+        self.assert_moved()
+        self.assertEqual(bed.difference(before, self.only(before)), "")
+        self.limit(1000, 2)
+        self.assertIsNotNone(until_told(self.disk / "more", errno.EDQUOT, True, 1000))
+
+
+class Exported(bed.Bed):
+    """The export is taken back for a while and given again."""
+
+    def test_exported_anew_while_copying(self):
+        bed.fill(self.disk, mb=20, files=200)
+        before, odd = bed.tree(self.disk), bed.tree(self.disk / "odd")
+        self.addCleanup(server, "export", "rw,sync,no_root_squash")
+        self.start("--cutover=wait")
+        bed.poll("something was copied", lambda: self.status()["bytes"]["copied"] > 0)
+        server("unexport")
+        end = time.monotonic() + CUT
+        kept, refused = {}, set()
+        while time.monotonic() < end:
+            name = f"new{len(kept) + len(refused)}"
+            text = name.encode() * 9999
+            asked = time.monotonic()
+            said = self.status()
+            self.assertLess(time.monotonic() - asked, 5, said)
+            self.assertIn(said["state"], ("copying", "synced"), said)
+            self.assertEqual(bed.difference(odd, bed.tree(self.disk / "odd")), "")
+            try:
+                with open(self.disk / name, "wb") as out:
+                    out.write(text)
+                    out.flush()
+                    os.fsync(out.fileno())
+                kept[name] = text
+            except OSError as e:
+                refused.add(errno.errorcode[e.errno])
+            time.sleep(0.3)
+        print(f"{len(kept)} were made meanwhile, others were told {refused}", flush=True)
+        self.assertLessEqual(refused, {"ESTALE", "EIO", "EACCES", "EPERM", "ENOENT"})
+        server("export", "rw,sync,no_root_squash")
+        self.wait_state("synced", timeout=90)
+        (self.disk / "after").write_bytes(b"after")
+        self.livemv("cutover", self.disk, "--wait", timeout=100)
+        self.assert_moved()
+        kept["after"] = b"after"
+        for name, text in kept.items():
+            self.assertEqual((self.disk / name).read_bytes(), text, name)
         found, links = bed.tree(self.disk)
-        return {n: v for n, v in found.items() if n in before[0]}, links
+        self.assertEqual(bed.difference(
+            before, ({n: v for n, v in found.items() if n in before[0]}, links)), "")
 
 
 class Planned(bed.Bed):
-    def plan(self, *args):
-        said = self.livemv("plan", self.disk, *self.target(self.nas), *args, "--json",
+    def plan(self, options=""):
+        said = self.livemv("plan", self.disk, *self.target(self.nas, options), "--json",
                            code=None)
         plan = json.loads(said.text)
         return plan, {f["code"]: f for f in plan["findings"]}
@@ -278,6 +390,25 @@ class Contract(Planned):
         (self.nas / "old").write_text("x")
         _, findings = self.plan()
         self.assertEqual(findings["target-not-empty"]["severity"], "blocker")
+
+    def test_other_mounts_of_the_export(self):
+        """What an earlier mount decides, and what has a cache of its own."""
+        first = self.work / "first"
+        first.mkdir()
+        source, _, options = self.target(self.nas)
+        bed.run("mount", "-t", "nfs", "-o", options, source, first)
+        try:
+            plan, findings = self.plan("nconnect=3,timeo=500")
+            self.assertNotIn("export-mounted", findings, plan)
+            self.assertEqual(findings["target-options"]["severity"], "warning")
+            self.assertIn("nconnect=3", findings["target-options"]["what"])
+            bed.run("umount", first)
+            bed.run("mount", "-t", "nfs", "-o", options + ",noac", source, first)
+            _, findings = self.plan()
+            self.assertIn(str(first), findings["export-mounted"]["what"])
+            self.assertNotIn("target-options", findings)
+        finally:
+            bed.run("umount", first)
 
     def test_a_soft_mount_is_refused(self):
         said = self.livemv("start", self.disk, *self.target(self.nas, "soft,timeo=600"),
