@@ -278,27 +278,6 @@ class Full(bed.Bed):
         self.assertEqual(bed.difference(before, self.only(before)), "")
         self.assertEqual(self.silly_names(), [])
 
-    def test_over_quota_where_root_is_nobody(self):
-        """Written as the owner, it counts for the owner."""
-        server("export", "rw,sync,root_squash")
-        self.addCleanup(server, "export", "rw,sync,no_root_squash")
-        self.addCleanup(self.limit, 1000, 0)
-        bed.fill(self.disk, mb=5, files=60)
-        (self.disk / "odd" / "null").unlink()  # nobody but root may make one
-        self.owned_by(1000)
-        self.start("--cutover=wait", "--wait")
-        before = bed.tree(self.disk)
-        self.limit(1000, 15)
-        self.told_and_freed(errno.EDQUOT, user=1000)
-        # What was deleted is destroyed on the server with the next barrier.
-        bed.poll("room again", lambda: until_told(self.disk / "little", errno.EDQUOT, True,
-                                                  1000, mb=2) is None, step=0.5)
-        self.livemv("cutover", self.disk, "--wait", timeout=100)
-        self.assert_moved()
-        self.assertEqual((self.disk / "little").stat().st_size, 2 << 20)
-        self.assertEqual(bed.difference(before, self.only(before)), "")
-        self.assertEqual(self.silly_names(), [])
-
     def test_the_copy_of_what_is_over_quota_waits(self):
         """Everything is made as its owner, so the owner's limit holds; status says
         so, and with another limit it goes on by itself."""
