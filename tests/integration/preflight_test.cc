@@ -187,31 +187,6 @@ TEST_F(Preflight, WhatTheTargetDoesNotStoreBlocksUnlessTheLossIsAccepted) {
   EXPECT_TRUE(std::filesystem::is_empty(ram));
 }
 
-TEST_F(Preflight, ASoftMountIsRefusedUnlessInsistedUpon) {
-  core::UniqueFd root(
-      open(request_.target.c_str(), O_RDONLY | O_DIRECTORY));
-  TargetRequest request;
-  request.target_fd = root.Get();
-  request.is_root_of_filesystem = true;
-  daemon::Volume volume;
-  volume.type = "nfs4";
-  fusefs::TargetHolds holds;
-  for (const char* options : {"rw,vers=4.2,soft,proto=tcp", "rw,softerr"}) {
-    volume.options = options;
-    request.accepted = {};
-    auto refused = CheckTarget(request, &volume, &holds);
-    ASSERT_EQ(refused.size(), 1u) << options;
-    EXPECT_EQ(refused[0].severity, Severity::kBlocker);
-    EXPECT_THAT(refused[0].way_out, HasSubstr("--allow-loss=soft"));
-    request.accepted.soft = true;
-    EXPECT_EQ(CheckTarget(request, &volume, &holds)[0].severity,
-              Severity::kWarning);
-  }
-  volume.options = "rw,vers=4.2,hard,softreval";
-  request.accepted = {};
-  EXPECT_THAT(CheckTarget(request, &volume, &holds), IsEmpty());
-}
-
 TEST_F(Preflight, DoorsMountsAndKernelUsers) {
   const std::string door = base_ + "/door";
   std::filesystem::create_directory(door);

@@ -74,7 +74,7 @@ const std::vector<Mechanism>& Mechanisms() {
       {"failed-fsync-withdraws", "a failed target fsync withdraws (V8a)",
        "target", &S::failed_fsync_withdraws, nullptr, 5000},
       {"failed-fsync-moves", "and moves the generations (V8b)", "writeback",
-       &S::failed_fsync_moves, nullptr, 5000},
+       &S::failed_fsync_moves, nullptr, 8000},
       {"claim-hot-if-dirty", "a claim of undurable source bytes is hot (V3)",
        "cut", &S::claim_hot_if_dirty, nullptr, 5000},
       {"recopy-hot", "a successor copies hot chunks again (V6)", "die",
