@@ -209,13 +209,18 @@ void Dispatcher::TmpFile(const fuse_in_header* header, size_t len) {
                       static_cast<pid_t>(header->pid), in->umask};
   auto made = core_->TmpFile(header->nodeid, static_cast<int>(in->flags),
                              in->mode, caller);
+  // Unknown to the kernel, so that no FORGET will come.
+  auto let_go = [&] {
+    core_->Release(made->first.id, made->second.fh);
+    core_->Forget(made->first.id);
+  };
   core::Status passed = PassBeforeReply(header->opcode);
   if (!made || !passed) {
     transport_->Reply(header->unique,
                       !made ? made.error().Errno() : passed.error().Errno(),
                       nullptr, 0);
     if (made)
-      core_->Release(made->first.id, made->second.fh);
+      let_go();
     return;
   }
   // No name that could be cached; the attributes are asked for.
@@ -231,7 +236,7 @@ void Dispatcher::TmpFile(const fuse_in_header* header, size_t len) {
   else if (made->second.keep_cache)
     out.open.open_flags = FOPEN_KEEP_CACHE;
   if (transport_->Reply(header->unique, 0, &out, sizeof out) != 0)
-    core_->Release(made->first.id, made->second.fh);
+    let_go();
 }
 
 void Dispatcher::SetXattr(const fuse_in_header* header, size_t len) {

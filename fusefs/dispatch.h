@@ -3,8 +3,9 @@
 // Requests in the kernel's form -> FsCore -> exactly one reply. Beyond
 // libfuse's operations it answers STATX (with birth time), SYNCFS, SETXATTR
 // with its extended flags, TMPFILE, and refuses COPY_FILE_RANGE with ENOSYS (the
-// kernel then copies by splice and does not ask again). Locks are the kernel's own; INTERRUPT is ignored;
-// FORGET does nothing, because node numbers need no lookup count (rule 4).
+// kernel then copies by splice and does not ask again). Locks are the kernel's
+// own; INTERRUPT is ignored; FORGET does nothing, because node numbers need no
+// lookup count (rule 4).
 //
 // Requests that must not run twice go through the IntentTable.
 // Fault points, for OP such as "unlink": fuse.begun, fuse.executed,

@@ -155,6 +155,10 @@ class OverlayFs final : public FsCore {
                                const Caller& caller);
   core::Status BecomePlaceholder(const Pass& pass, const Entry& entry);
   core::Status DropPrivileges(const Pass& pass, FileId id);
+  core::Result<core::Stat> GetAttrIn(const Pass& pass, FileId id);
+  // Of a change to kSameOwner.
+  core::Result<bool> OnlyAnnounces(const Pass& pass, FileId id,
+                                   const Caller& caller);
   core::Result<Victim> BeforeLosingName(const Pass& pass, FileId dir,
                                         const char* name);
   void AfterLosingName(const Pass& pass, const Victim& victim, bool happened);

@@ -32,6 +32,10 @@ core::Result<Entry> OverlayFs::Lookup(FileId dir, const char* name) {
 
 core::Result<core::Stat> OverlayFs::GetAttr(FileId id) {
   Pass pass(this);
+  return GetAttrIn(pass, id);
+}
+
+core::Result<core::Stat> OverlayFs::GetAttrIn(const Pass& pass, FileId id) {
   ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
   if (pass.Split() && S_ISREG(st.stx_mode))
     TRY(parts_.data->Complete(id, &st));
@@ -49,13 +53,10 @@ core::Status OverlayFs::DropPrivileges(const Pass& pass, FileId id) {
 core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
                                             const Caller& caller) {
   Pass pass(this);
-  // Allowed to everybody, but for what it takes away: the kernel leaves that to
-  // us with killpriv v2, and so does not look (fs/attr.c, notify_change).
-  if (change.uid == kSameOwner && caller.uid != 0) {
-    ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
-    ASSIGN_OR_RETURN(bool takes, pass.ops().HasPrivileges(id));
-    if (takes && st.stx_uid != caller.uid)
-      return core::FailSys(EPERM, "set-id bits are their owner's");
+  if (change.uid == kSameOwner) {
+    ASSIGN_OR_RETURN(bool others, OnlyAnnounces(pass, id, caller));
+    if (others)
+      return GetAttrIn(pass, id);
   }
   TRY(RefuseGiving(pass, id, change));
   if (change.kill_suidgid)
@@ -68,10 +69,22 @@ core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
     ASSIGN_OR_RETURN(Redo::Change redo, Begin(pass, {Place{id, {}}}));
     TRY(pass.ops().ChangeAttrs(id, change));
   }
+  return GetAttrIn(pass, id);
+}
+
+// With killpriv v2 the kernel says the same of chown(-1, -1) as of a write that
+// is about to take privileges away (fs/fuse/dir.c, fuse_setattr: nothing is left
+// of ATTR_KILL_SUID). The write will say so itself, so where the two differ in
+// what the caller may take, nothing is done here.
+core::Result<bool> OverlayFs::OnlyAnnounces(const Pass& pass, FileId id,
+                                            const Caller& caller) {
+  ASSIGN_OR_RETURN(bool takes, pass.ops().HasPrivileges(id));
+  if (!takes)
+    return false;
+  if (caller.uid == 0)  // its writes take nothing but capabilities
+    return pass.ops().GetXattr(id, "security.capability").has_value();
   ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
-  if (pass.Split() && S_ISREG(st.stx_mode))
-    TRY(parts_.data->Complete(id, &st));
-  return st;
+  return st.stx_uid != caller.uid;
 }
 
 // What the target will not do after the cutover is refused before it.

@@ -14,10 +14,11 @@ import posix_cases
 # words: the calls that begin with one of them.
 WHICH = os.environ.get("LIVEMV_POSIX", "")
 
-# Whether a stranger is of the file's group by a supplementary one is not told to
-# a FUSE server; chown(-1, -1) of a setgid file that is no program is refused
-# locally and does nothing here.
-KNOWN = {("setgid", "chown same", "other")}
+# chown(-1, -1) of a file with set-id bits by somebody else is refused locally and
+# does nothing here: a FUSE server cannot tell it from what the kernel says before
+# a write of that user, which is allowed.
+KNOWN = {(thing, "chown same", user) for thing in ("setuid", "setuid-all", "setgid")
+         for user in ("member", "other")}
 
 
 class Posix(bed.Bed):
