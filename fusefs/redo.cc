@@ -1,6 +1,7 @@
 #include "fusefs/redo.h"
 
 #include <algorithm>
+#include <array>
 
 #include "core/fault_points.h"
 #include "core/log.h"
@@ -25,8 +26,9 @@ state::Fact CleanFact(const Place& p) {
 
 }  // namespace
 
-Redo::Redo(core::Syscalls* sys, state::Journal* journal)
-    : sys_(sys), journal_(journal) {
+Redo::Redo(core::Syscalls* sys, state::Journal* journal,
+           int64_t longest_hold_ns)
+    : sys_(sys), journal_(journal), longest_hold_ns_(longest_hold_ns) {
   ages_[age_] = Age{sys_->MonotonicNs(), 0};
 }
 
@@ -87,6 +89,8 @@ core::Result<Redo::Change> Redo::Start(std::vector<Place> places, bool hot) {
   state::Seq must_sync = 0;
   {
     core::MutexLock lock(mu_);
+    if (hot)
+      HoldBack(lock, places.size());
     for (Place& place : places) {
       if (hot) {
         auto [it, added] = hot_.try_emplace(place.id);
@@ -244,6 +248,39 @@ void Redo::MakeReady(Records::iterator it) {
   work_.NotifyAll();
 }
 
+uint64_t Redo::FrontAge(const std::deque<const Place*>& queue) {
+  if (queue.empty())
+    return age_;
+  // 0: ripened in the queue; it was put off because nobody waits for it.
+  const uint64_t age = records_.find(*queue.front())->second.age;
+  return age == 0 ? age_ : age;
+}
+
+bool Redo::Behind() {
+  uint64_t oldest = FrontAge(ready_entries_);
+  if (!hold_attrs_)
+    oldest = std::min(oldest, FrontAge(ready_attrs_));
+  return oldest + 1 < age_ &&
+         sys_->MonotonicNs() - last_clean_ns_ < kStuckNs;
+}
+
+void Redo::HoldBack(core::MutexLock& lock, uint64_t places) {
+  if (!Behind())
+    return;
+  held_back_++;
+  holding_++;
+  promised_ = std::max(promised_, clean_) + 2 * places;
+  const uint64_t mine = promised_;
+  const int64_t until = sys_->MonotonicNs() + longest_hold_ns_;
+  for (int64_t left = longest_hold_ns_; left > 0 && clean_ < mine && Behind();
+       left = until - sys_->MonotonicNs())
+    cleaned_.WaitFor(lock, left);
+  holding_--;
+  // Who has waited the longest time has paid, too.
+  if (holding_ == 0)
+    promised_ = clean_;
+}
+
 void Redo::Delay(Records::iterator it, Where where, int64_t due_ns) {
   it->second.where = where;
   it->second.due_ns = due_ns;
@@ -292,7 +329,10 @@ std::optional<Redo::Job> Redo::Take() {
   const int64_t now = sys_->MonotonicNs();
   core::MutexLock lock(mu_);
   PromoteDelayed(now);
-  for (auto* queue : {&ready_entries_, &ready_attrs_}) {
+  std::array queues{&ready_entries_, &ready_attrs_};
+  if (FrontAge(ready_attrs_) < FrontAge(ready_entries_))
+    std::swap(queues[0], queues[1]);
+  for (auto* queue : queues) {
     if (queue == &ready_attrs_ && hold_attrs_)
       continue;
     while (!queue->empty()) {
@@ -341,6 +381,10 @@ core::Status Redo::Done(const Job& job) {
     return core::Fail(std::move(clean).error());
   }
   Erase(it);
+  clean_++;
+  last_clean_ns_ = sys_->MonotonicNs();
+  if (holding_ != 0)
+    cleaned_.NotifyAll();
   if (records_.empty())
     last_error_.clear();
   return {};
@@ -443,6 +487,8 @@ Redo::Counters Redo::Count() {
   c.set_aside = set_aside_;
   c.taken = taken_;
   c.owed = owed_.size();
+  c.held_back = held_back_;
+  c.behind = Behind();
   c.last_error = last_error_;
   return c;
 }

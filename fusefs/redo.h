@@ -18,8 +18,14 @@
 //                         delayed (the target failed) or set aside (the target
 //                         will not have it; the reason is kept and shown)
 //
+// Appliers that are slower than the applications would never catch up. So while
+// they are behind by a whole barrier interval, each change waits for as many
+// places to become clean as it will cost twice over, at most kLongestHoldNs. It
+// waits for appliers that get on, never for a target that does not answer.
+//
 // Thread contract: all methods from any thread. Begin blocks for one journal
-// sync at the first change of a directory or inode since its last unmarking.
+// sync at the first change of a directory or inode since its last unmarking,
+// and where appliers are behind.
 
 #include <cstdint>
 #include <deque>
@@ -51,8 +57,14 @@ struct Place {
 
 class Redo {
  public:
-  // sys and journal must outlive this.
-  Redo(core::Syscalls* sys, state::Journal* journal);
+  // As long as the kernel holds a writer back who makes pages dirty faster than
+  // a disk takes them (mm/page-writeback.c, MAX_PAUSE).
+  static constexpr int64_t kLongestHoldNs = 200'000'000;
+
+  // sys and journal must outlive this. longest_hold_ns: 0 where one thread is
+  // both the applications and the applier.
+  Redo(core::Syscalls* sys, state::Journal* journal,
+       int64_t longest_hold_ns = kLongestHoldNs);
   Redo(const Redo&) = delete;
   Redo& operator=(const Redo&) = delete;
 
@@ -100,6 +112,8 @@ class Redo {
   // The last descriptor was closed: what was marked lazily is due.
   void Ripen(FileId id);
   static constexpr int64_t kLazyNs = 3'000'000'000;
+  // Appliers that finished nothing for so long are waiting for the target.
+  static constexpr int64_t kStuckNs = 1'000'000'000;
 
   // --- the applier's side
   struct Job {
@@ -107,8 +121,9 @@ class Redo {
     uint64_t generation = 0;
     int64_t taken_ns = 0;
   };
-  // The next place that is due, entries first. Each Take is followed by one
-  // of Done, Retry, SetAside.
+  // The next place that is due: entries before attributes (a directory's times
+  // once instead of after each name), but what was changed a barrier earlier
+  // first. Each Take is followed by one of Done, Retry, SetAside.
   std::optional<Job> Take();
   // The target equals what the source showed after Take: clean, unless the
   // place changed meanwhile (then it is due again).
@@ -135,6 +150,8 @@ class Redo {
     int64_t oldest_ns = 0;     // age of the oldest pending place
     uint64_t taken = 0;        // by appliers, lazy ones included
     uint64_t owed = 0;         // comparisons
+    uint64_t held_back = 0;    // changes that waited for appliers, ever
+    bool behind = false;       // changes wait for appliers now
     std::string last_error;    // of the target, empty when all goes well
   };
   Counters Count();
@@ -193,6 +210,10 @@ class Redo {
   core::Result<Records::iterator> Dirty(const Place& place);
   core::Result<Records::iterator> DirtyLazily(FileId id);
   void MakeReady(Records::iterator it);
+  uint64_t FrontAge(const std::deque<const Place*>& queue);
+  bool Behind();
+  // May let go of the lock meanwhile.
+  void HoldBack(core::MutexLock& lock, uint64_t places);
   bool AnyReady() const {
     return !ready_entries_.empty() || (!ready_attrs_.empty() && !hold_attrs_);
   }
@@ -205,8 +226,10 @@ class Redo {
 
   core::Syscalls* const sys_;
   state::Journal* const journal_;
+  const int64_t longest_hold_ns_;
   core::Mutex mu_;
   core::CondVar work_;
+  core::CondVar cleaned_;  // waited for in HoldBack
   // All below guarded by mu_. Pointers to keys of records_ are stable.
   Records records_;
   std::deque<const Place*> ready_entries_, ready_attrs_;
@@ -224,6 +247,10 @@ class Redo {
   uint64_t set_aside_ = 0;
   uint64_t taken_ = 0;
   uint64_t made_ = 0;
+  uint64_t clean_ = 0;         // places that became clean, ever
+  int64_t last_clean_ns_ = 0;
+  uint64_t promised_ = 0;      // clean_ that the last change waited for
+  uint64_t holding_ = 0, held_back_ = 0;
   bool hold_attrs_ = false;
   std::string last_error_;
 };

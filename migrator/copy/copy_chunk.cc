@@ -159,7 +159,7 @@ void CopyEngine::CopyChunk(Job& job, Batch& batch, uint64_t chunk) {
   job.wrote = true;
   for (const ByteRange& piece : pieces) {
     Throttle(piece.end - piece.begin);
-    char* data = batch.buffer.get() + (piece.begin - begin);
+    char* data = batch.buffer->Get() + (piece.begin - begin);
     std::vector<ByteRange> filled;
     job.source_trouble =
         ReadSource(job, piece.begin, piece.end, data, &filled);
@@ -173,7 +173,7 @@ void CopyEngine::CopyChunk(Job& job, Batch& batch, uint64_t chunk) {
         job.target_trouble = ClearRange(job, at, f.begin);
       if (job.target_trouble && f.begin < f.end)
         job.target_trouble = WriteRange(job, f.begin, f.end,
-                                        batch.buffer.get() + (f.begin - begin));
+                                        batch.buffer->Get() + (f.begin - begin));
       if (!job.target_trouble)
         return;
       at = f.end;
@@ -381,7 +381,7 @@ void CopyEngine::NoteMismatch(Job& job, const Copied& copied) {
 void CopyEngine::FinishJob(Job& job, Batch& batch) {
   std::vector<uint64_t> good;
   if (options_.verify && !job.chunks.empty()) {
-    auto file = verifier_.Open(job.id, batch.aligned);
+    auto file = verifier_.Open(job.id, batch.buffer);
     if (!file) {
       job.target_trouble = core::Fail(std::move(file).error());
       return;

@@ -143,6 +143,19 @@ void CopyEngine::NoteTimes(Job& job) {
 
 // ----------------------------------------------------------------- batches
 
+std::shared_ptr<AlignedBuffer> CopyEngine::TakeBuffer() {
+  {
+    MutexLock lock(mu_);
+    if (!spare_.empty()) {
+      std::shared_ptr<AlignedBuffer> buffer = std::move(spare_.back());
+      spare_.pop_back();
+      return buffer;
+    }
+  }
+  return std::make_shared<AlignedBuffer>(state::kChunkBytes +
+                                         2 * AlignedBuffer::kAlign);
+}
+
 bool CopyEngine::Step() {
   {
     MutexLock lock(mu_);
@@ -155,11 +168,8 @@ bool CopyEngine::Step() {
   bool trouble = false;
   while (!trouble && batch.bytes < options_.batch_bytes &&
          batch.jobs.size() < options_.batch_files && TakeJob(&id)) {
-    if (batch.buffer == nullptr) {
-      batch.buffer = std::make_unique<char[]>(state::kChunkBytes);
-      batch.aligned = std::make_shared<AlignedBuffer>(
-          state::kChunkBytes + 2 * AlignedBuffer::kAlign);
-    }
+    if (batch.buffer == nullptr)
+      batch.buffer = TakeBuffer();
     Job& job = batch.jobs.emplace_back();
     job.id = id;
     if (Prepare(job))
@@ -177,8 +187,8 @@ bool CopyEngine::Step() {
       batch.jobs.pop_back();
     }
   }
-  bool did = batch.buffer != nullptr;
-  bool synced = SyncBatch(batch);
+  const bool did = batch.buffer != nullptr;
+  const bool synced = SyncBatch(batch);
   bool failed = trouble;
   for (Job& job : batch.jobs) {
     if (synced)
@@ -195,6 +205,8 @@ bool CopyEngine::Step() {
   }
   MutexLock lock(mu_);
   working_--;
+  if (did)
+    spare_.push_back(std::move(batch.buffer));
   if (did && !failed && !batch.jobs.empty()) {
     backoff_ns_ = 0;
     reason_.clear();

@@ -114,12 +114,15 @@ class CopyEngine {
   struct Batch {
     std::vector<Job> jobs;
     uint64_t bytes = 0;
-    std::unique_ptr<char[]> buffer;         // one chunk
-    std::shared_ptr<AlignedBuffer> aligned;  // one chunk and a margin
+    // One chunk and a margin; for data, then for what the target has of it.
+    std::shared_ptr<AlignedBuffer> buffer;
   };
   enum class Where : uint8_t { kQueue, kUrgent, kLater };
 
   bool TakeJob(FileId* id);
+  // Kept from batch to batch: in a process whose memory is locked a new one
+  // costs more than copying a small file (mlockall(2), MCL_FUTURE).
+  std::shared_ptr<AlignedBuffer> TakeBuffer();
   // Opens both sides and pins the local end. False: there is no work on it.
   bool Prepare(Job& job);
   void CopyFile(Job& job, Batch& batch);
@@ -178,6 +181,7 @@ class CopyEngine {
   uint64_t limit_ = 0;
   int64_t budget_at_ns_ = 0;  // when what was copied is within the limit
   uint64_t verified_ = 0, mismatches_ = 0;
+  std::vector<std::shared_ptr<AlignedBuffer>> spare_;  // at most one a worker
   std::deque<std::pair<int64_t, uint64_t>> recent_;  // time, bytes
 };
 

@@ -334,6 +334,10 @@ MigrationStatus Worker::MakeStatus() {
   if (state == MigrationState::kCopying || state == MigrationState::kSynced) {
     add(progress.reason);
     add(redo.last_error);
+    if (redo.behind)
+      add(fmt::format("names and attributes change faster than the target "
+                      "takes them, so changes wait a little ({} to go)",
+                      redo.pending));
     add(parts_->barrier->last_error());
   }
   if (redo.set_aside > 0)

@@ -25,7 +25,7 @@ namespace {
 // A double write that hangs keeps its thread, and applications wait at most
 // the limit for a free one.
 constexpr int kDoubleWriters = 8;
-constexpr int kAppliers = 2;
+constexpr int kAppliers = 4;
 constexpr int kScanners = 2;
 constexpr int kCopiers = 2;
 constexpr std::chrono::milliseconds kFirstSyncAfter(300);

@@ -193,7 +193,8 @@ class Stragglers(bed.Bed):
                 "g = open('straggler.log', 'ab', buffering=0)\n"
                 "print('ready', flush=True)\n"
                 "for line in sys.stdin:\n"
-                "    m[0:4] = b'late'; m.flush(); g.write(line.encode())\n"
+                "    m[0:4] = b'late'; m.flush()\n"
+                "    g.write(line.encode()); os.fsync(g.fileno())\n"
                 "    print('done', flush=True)\n")
         holder = self.spawn("python3", "-c", code, cwd=self.disk, stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE)

@@ -111,7 +111,8 @@ struct Worker {
                             file.bound->type});
     }
     MustDo(objects->Prepare());
-    redo = std::make_unique<fusefs::Redo>(sys, journal.get());
+    // One thread here is the applications and the applier.
+    redo = std::make_unique<fusefs::Redo>(sys, journal.get(), 0);
     redo->Adopt(recovered);
     table = std::make_unique<fusefs::FileTable>();
     table->Adopt(recovered);
