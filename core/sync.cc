@@ -15,12 +15,16 @@ bool CondVar::WaitFor(MutexLock& lock, int64_t timeout_ns) {
     lock.lock();
     return signals_ != seen;
   }
-  if (timeout_ns < 0) {
-    cv_.wait(lock);
-    return true;
-  }
-  return cv_.wait_for(lock, std::chrono::nanoseconds(timeout_ns)) ==
-         std::cv_status::no_timeout;
+  // condition_variable_any would take a mutex of its own each time.
+  std::unique_lock<std::mutex> held(lock.mutex()->mu_, std::adopt_lock);
+  bool in_time = true;
+  if (timeout_ns < 0)
+    cv_.wait(held);
+  else
+    in_time = cv_.wait_for(held, std::chrono::nanoseconds(timeout_ns)) ==
+              std::cv_status::no_timeout;
+  held.release();
+  return in_time;
 }
 
 void CondVar::NotifyAll() {
@@ -29,6 +33,14 @@ void CondVar::NotifyAll() {
     return;
   }
   cv_.notify_all();
+}
+
+void CondVar::NotifyOne() {
+  if (Scheduler::Current()) {
+    signals_++;
+    return;
+  }
+  cv_.notify_one();
 }
 
 }  // namespace livemv::core

@@ -67,9 +67,11 @@ class CondVar {
   // timeout_ns < 0: none. False if the timeout passed.
   bool WaitFor(MutexLock& lock, int64_t timeout_ns);
   void NotifyAll();
+  // Where all that wait can do what there is to do, and one is enough.
+  void NotifyOne();
 
  private:
-  std::condition_variable_any cv_;
+  std::condition_variable cv_;
   uint64_t signals_ = 0;  // under a simulated scheduler only
 };
 

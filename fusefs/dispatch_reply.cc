@@ -22,6 +22,7 @@ fuse_file_info ToFileInfo(const OpenReply& open, const fuse_file_info& asked) {
   fi.fh = open.fh;
   fi.direct_io = open.direct_io;
   fi.keep_cache = open.keep_cache && !open.direct_io;
+  fi.noflush = open.no_flush;
   return fi;
 }
 

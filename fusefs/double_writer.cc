@@ -69,12 +69,12 @@ TargetWriter::Outcome DoubleWriter::Submit(std::shared_ptr<Job> job,
   int64_t deadline = sys_->MonotonicNs() + limit_ns;
   core::MutexLock lock(mu_);
   queue_.push_back(job);
-  work_.NotifyAll();
+  work_.NotifyOne();
   while (!job->done) {
     int64_t left = deadline - sys_->MonotonicNs();
     if (left <= 0)
       break;
-    done_.WaitFor(lock, left);
+    job->over.WaitFor(lock, left);
   }
   if (job->done)
     return {std::move(job->status), false};
@@ -100,7 +100,7 @@ void DoubleWriter::Perform(const std::shared_ptr<Job>& job) {
       late = std::move(job->late);
     else
       job->status = std::move(status);
-    done_.NotifyAll();
+    job->over.NotifyAll();
   }
   if (late)
     late(std::move(status));

@@ -41,6 +41,7 @@ class DoubleWriter final : public TargetWriter {
     Late late;
     bool begun = false, done = false, given_up = false;  // guarded by mu_
     core::Status status;
+    core::CondVar over;
   };
   Outcome Submit(std::shared_ptr<Job> job, int64_t limit_ns);
   void Perform(const std::shared_ptr<Job>& job);
@@ -50,7 +51,7 @@ class DoubleWriter final : public TargetWriter {
   ObjectStore* const objects_;
   core::Syscalls* const sys_;
   core::Mutex mu_;
-  core::CondVar work_, done_;
+  core::CondVar work_;
   std::deque<std::shared_ptr<Job>> queue_;  // guarded by mu_
 };
 

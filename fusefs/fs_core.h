@@ -58,6 +58,7 @@ struct OpenReply {
   uint64_t fh = 0;  // stateless: the open flags (rule 4)
   bool direct_io = false;
   bool keep_cache = false;
+  bool no_flush = false;  // its close has nothing to say
 };
 
 struct DirItem {

@@ -94,6 +94,11 @@ core::Status ObjectStore::Prepare() {
   return {};
 }
 
+core::Status ObjectStore::Touch() {
+  const timespec now[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
+  return sys_->UTimens(slots_.Get(), now);
+}
+
 core::Status ObjectStore::RemovePrivate() {
   core::MutexLock lock(prepare_mu_);
   removed_ = true;

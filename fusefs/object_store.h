@@ -49,6 +49,9 @@ class ObjectStore {
   // is 0700; in it names are changed by whoever owns the object's next or last
   // directory.
   core::Status Prepare();
+  // Changes something of no account (the times of a private directory), and
+  // waits for as long as the target waits with it. After Prepare.
+  core::Status Touch();
   // Removes the private directories. ENOTEMPTY, naming what is left, if
   // objects are still there.
   core::Status RemovePrivate();

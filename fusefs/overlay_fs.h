@@ -149,6 +149,8 @@ class OverlayFs final : public FsCore {
 
   // The redo change of an operation, nothing outside kRedirect and kAborting.
   core::Result<Redo::Change> Begin(const Pass& pass, std::vector<Place> places);
+  core::Result<Redo::Change> BeginAdding(const Pass& pass, FileId dir,
+                                         const char* name);
   core::Result<Entry> Completed(const Pass& pass, core::Result<Entry> entry);
   core::Result<Entry> MakeNode(const Pass& pass, FileId dir, const char* name,
                                mode_t mode, dev_t dev, const char* text,

@@ -18,6 +18,13 @@ core::Result<Redo::Change> OverlayFs::Begin(const Pass& pass,
   return parts_.redo->Begin(std::move(places));
 }
 
+core::Result<Redo::Change> OverlayFs::BeginAdding(const Pass& pass, FileId dir,
+                                                  const char* name) {
+  if (!pass.Split())
+    return Redo::Change();
+  return parts_.redo->BeginAdding({dir, name});
+}
+
 core::Result<Entry> OverlayFs::Completed(const Pass& pass,
                                          core::Result<Entry> entry) {
   if (entry && pass.Split() && S_ISREG(entry->attr.stx_mode))
@@ -127,9 +134,11 @@ core::Result<Entry> OverlayFs::MakeNode(const Pass& pass, FileId dir,
                                         const char* name, mode_t mode,
                                         dev_t dev, const char* text,
                                         const Caller& caller) {
-  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
+  ASSIGN_OR_RETURN(Redo::Change change, BeginAdding(pass, dir, name));
   ASSIGN_OR_RETURN(Entry entry,
                    pass.ops().Make(dir, name, mode, dev, text, caller));
+  if (pass.Split())
+    parts_.redo->Born(entry.id, dir);
   TRY(BecomePlaceholder(pass, entry));
   TRY(core::FaultPoint("overlay.made"));
   return entry;
@@ -159,7 +168,7 @@ core::Result<Entry> OverlayFs::SymLink(FileId dir, const char* name,
 core::Result<Entry> OverlayFs::FinishMake(FileId dir, const char* name,
                                           mode_t mode, const Caller& caller) {
   Pass pass(this);
-  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
+  ASSIGN_OR_RETURN(Redo::Change change, BeginAdding(pass, dir, name));
   ASSIGN_OR_RETURN(Entry entry,
                    pass.ops().FinishMake(dir, name, mode, caller));
   // What was made and not answered has no bytes yet.
@@ -170,7 +179,7 @@ core::Result<Entry> OverlayFs::FinishMake(FileId dir, const char* name,
 
 core::Result<Entry> OverlayFs::Link(FileId id, FileId dir, const char* name) {
   Pass pass(this);
-  ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{dir, name}}));
+  ASSIGN_OR_RETURN(Redo::Change change, BeginAdding(pass, dir, name));
   ASSIGN_OR_RETURN(Entry entry, pass.ops().Link(id, dir, name));
   NoOrphanAnyMore(pass, id);
   if (pass.Split())

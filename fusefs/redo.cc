@@ -10,6 +10,8 @@ namespace livemv::fusefs {
 namespace {
 
 constexpr int64_t kFirstPauseNs = 50'000'000;
+// As many places as are left to an applier that is at work already.
+constexpr size_t kOneApplier = 4;
 constexpr int64_t kLongestPauseNs = 10'000'000'000;
 
 state::Fact DirtyFact(const Place& p) {
@@ -27,8 +29,8 @@ state::Fact CleanFact(const Place& p) {
 }  // namespace
 
 Redo::Redo(core::Syscalls* sys, state::Journal* journal,
-           int64_t longest_hold_ns)
-    : sys_(sys), journal_(journal), longest_hold_ns_(longest_hold_ns) {
+           const Options& options)
+    : sys_(sys), journal_(journal), options_(options) {
   ages_[age_] = Age{sys_->MonotonicNs(), 0};
 }
 
@@ -49,7 +51,7 @@ void Redo::Adopt(const state::RecoveredState& state) {
   for (FileId id : state.dirty_attrs)
     adopt(Place{id, {}});
   for (FileId id : state.meta_hot)
-    hot_[id] = Hot{.changes = 0, .seq = 0, .durable = true};
+    hot_[id].durable = true;
   for (FileId id : state.owed)
     owed_[id] = ++owed_generation_;
 }
@@ -84,7 +86,8 @@ core::Result<Redo::Records::iterator> Redo::Dirty(const Place& place) {
   return it;
 }
 
-core::Result<Redo::Change> Redo::Start(std::vector<Place> places, bool hot) {
+core::Result<Redo::Change> Redo::Start(std::vector<Place> places, Kind kind) {
+  const bool hot = kind != Kind::kTouch;
   Change change;
   state::Seq must_sync = 0;
   {
@@ -103,7 +106,12 @@ core::Result<Redo::Change> Redo::Start(std::vector<Place> places, bool hot) {
             return core::Fail(std::move(seq).error());
           }
           it->second.seq = *seq;
+          // As durable as the directory's mark, which is unmarked later.
+          if (auto born = born_.find(place.id); born != born_.end())
+            it->second.durable = hot_.at(born->second).durable;
         }
+        if (place.IsEntry() && kind != Kind::kAddsName)
+          ForgetBorn(&it->second);
         it->second.changes++;
         if (!it->second.durable)
           must_sync = std::max(must_sync, it->second.seq);
@@ -137,14 +145,37 @@ core::Result<Redo::Change> Redo::Start(std::vector<Place> places, bool hot) {
 }
 
 core::Result<Redo::Change> Redo::Begin(std::vector<Place> places) {
-  auto change = Start(std::move(places), true);
+  auto change = Start(std::move(places), Kind::kChange);
   if (change)
     TRY(core::FaultPoint("redo.begun"));
   return change;
 }
 
+core::Result<Redo::Change> Redo::BeginAdding(Place place) {
+  std::vector<Place> places;
+  places.push_back(std::move(place));
+  auto change = Start(std::move(places), Kind::kAddsName);
+  if (change)
+    TRY(core::FaultPoint("redo.begun"));
+  return change;
+}
+
+void Redo::Born(FileId id, FileId dir) {
+  core::MutexLock lock(mu_);
+  auto hot = hot_.find(dir);
+  if (hot == hot_.end() || !born_.emplace(id, dir).second)
+    return;
+  hot->second.born.push_back(id);
+}
+
+void Redo::ForgetBorn(Hot* dir) {
+  for (FileId id : dir->born)
+    born_.erase(id);
+  dir->born.clear();
+}
+
 core::Result<Redo::Change> Redo::Touch(std::vector<Place> places) {
-  return Start(std::move(places), false);
+  return Start(std::move(places), Kind::kTouch);
 }
 
 core::Status Redo::Mark(Place place) {
@@ -169,12 +200,13 @@ void Redo::EndPlaces(const std::vector<Place>& places) {
         MakeReady(it);
         break;
       case Where::kInFlight:
-        MakeReady(it);
+        Settle(it);
         break;
       case Where::kLazy:
         Undelay(it);
-        MakeReady(it);
+        Settle(it);
         break;
+      case Where::kSettling:
       case Where::kReady:
       case Where::kTaken:
       case Where::kDelayed:
@@ -245,7 +277,10 @@ void Redo::SetAge(Record* record, uint64_t age) {
 void Redo::MakeReady(Records::iterator it) {
   it->second.where = Where::kReady;
   (it->first.IsEntry() ? ready_entries_ : ready_attrs_).push_back(&it->first);
-  work_.NotifyAll();
+  // An applier at work comes back by itself; waking one for each place costs
+  // more than the place.
+  if (taken_ == 0 || ready_entries_.size() + ready_attrs_.size() > kOneApplier)
+    work_.NotifyOne();
 }
 
 uint64_t Redo::FrontAge(const std::deque<const Place*>& queue) {
@@ -271,14 +306,25 @@ void Redo::HoldBack(core::MutexLock& lock, uint64_t places) {
   holding_++;
   promised_ = std::max(promised_, clean_) + 2 * places;
   const uint64_t mine = promised_;
-  const int64_t until = sys_->MonotonicNs() + longest_hold_ns_;
-  for (int64_t left = longest_hold_ns_; left > 0 && clean_ < mine && Behind();
+  const int64_t until = sys_->MonotonicNs() + options_.longest_hold_ns;
+  for (int64_t left = options_.longest_hold_ns; left > 0 && clean_ < mine && Behind();
        left = until - sys_->MonotonicNs())
     cleaned_.WaitFor(lock, left);
   holding_--;
   // Who has waited the longest time has paid, too.
   if (holding_ == 0)
     promised_ = clean_;
+}
+
+void Redo::Settle(Records::iterator it) {
+  if (options_.settle_ns == 0 || rushing_ != 0) {
+    MakeReady(it);
+    return;
+  }
+  // Many at once, so that appliers are not woken for each.
+  const int64_t grain = std::max<int64_t>(options_.settle_ns / 3, 1);
+  const int64_t due = sys_->MonotonicNs() + options_.settle_ns;
+  Delay(it, Where::kSettling, (due / grain + 1) * grain);
 }
 
 void Redo::Delay(Records::iterator it, Where where, int64_t due_ns) {
@@ -362,7 +408,7 @@ core::Status Redo::Done(const Job& job) {
     return {};
   }
   if (r.generation != job.generation) {
-    MakeReady(it);
+    Settle(it);
     return {};
   }
   if (r.writes > 0)
@@ -466,6 +512,19 @@ void Redo::WakeAll() {
   work_.NotifyAll();
 }
 
+Redo::Rush::Rush(Redo* redo) : redo_(redo) {
+  {
+    core::MutexLock lock(redo_->mu_);
+    redo_->rushing_++;
+  }
+  redo_->RetryAll(false);
+}
+
+Redo::Rush::~Rush() {
+  core::MutexLock lock(redo_->mu_);
+  redo_->rushing_--;
+}
+
 // --- what is told
 
 Redo::Counters Redo::Count() {
@@ -565,6 +624,7 @@ core::Status Redo::EndBarrier(
     if (it == hot_.end() || it->second.changes != changes)
       continue;
     TRY(journal_->Append(state::MetaUnhotFact{id}));
+    ForgetBorn(&it->second);
     hot_.erase(it);
   }
   return {};

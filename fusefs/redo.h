@@ -12,15 +12,24 @@
 // whatever is hot is compared with the source.
 //
 // Life of a dirty place:
-//   in flight (a Change names it) -> ready -> taken by an applier -> clean
-//                                      ^           |  changed meanwhile
-//                                      +-----------+
+//   in flight (a Change names it) -> settling -> ready -> taken -> clean
+//                                      ^                    |  changed meanwhile
+//                                      +--------------------+
 //                         delayed (the target failed) or set aside (the target
 //                         will not have it; the reason is kept and shown)
 //
+// A place settles for a moment before it is due: a file that was just made is
+// about to get its owner, mode and times, and a directory its next name.
+//
+// A file that was made in a directory that is hot needs no durable mark of its
+// own: the comparison of that directory would find it. So its own mark, at the
+// first change of its attributes, is journaled without waiting: the directory's
+// unmarking comes after it in the journal. That holds until a name in the
+// directory is taken away or given another place.
+//
 // Appliers that are slower than the applications would never catch up. So while
 // they are behind by a whole barrier interval, each change waits for as many
-// places to become clean as it will cost twice over, at most kLongestHoldNs. It
+// places to become clean as it will cost twice over, for a limited time. It
 // waits for appliers that get on, never for a target that does not answer.
 //
 // Thread contract: all methods from any thread. Begin blocks for one journal
@@ -57,14 +66,17 @@ struct Place {
 
 class Redo {
  public:
-  // As long as the kernel holds a writer back who makes pages dirty faster than
-  // a disk takes them (mm/page-writeback.c, MAX_PAUSE).
-  static constexpr int64_t kLongestHoldNs = 200'000'000;
+  struct Options {
+    // A change waits for appliers that are behind, at most. As long as the
+    // kernel holds a writer back who makes pages dirty faster than a disk takes
+    // them (mm/page-writeback.c, MAX_PAUSE). 0 where one thread is both the
+    // applications and the applier.
+    int64_t longest_hold_ns = 200'000'000;
+    int64_t settle_ns = 30'000'000;  // from a change until it is due
+  };
 
-  // sys and journal must outlive this. longest_hold_ns: 0 where one thread is
-  // both the applications and the applier.
-  Redo(core::Syscalls* sys, state::Journal* journal,
-       int64_t longest_hold_ns = kLongestHoldNs);
+  // sys and journal must outlive this.
+  Redo(core::Syscalls* sys, state::Journal* journal, const Options& options);
   Redo(const Redo&) = delete;
   Redo& operator=(const Redo&) = delete;
 
@@ -95,6 +107,10 @@ class Redo {
   // Before a change of the source: journals the places as dirty, and the ids
   // as hot, durably where they were not. On an error nothing may be changed.
   core::Result<Change> Begin(std::vector<Place> places);
+  // Begin for a change that gives one more name and takes none away.
+  core::Result<Change> BeginAdding(Place place);
+  // That change made id in that directory, under its first name. Before its end.
+  void Born(FileId id, FileId dir);
   // Before an act on the target that disturbs something else (the times of a
   // directory, of a file that was copied): dirty, not hot.
   core::Result<Change> Touch(std::vector<Place> places);
@@ -140,6 +156,17 @@ class Redo {
   // Until something is due or the timeout (ns) has passed.
   void WaitForWork(int64_t timeout_ns);
   void WakeAll();
+  // While one lives nothing settles: what is dirty is due.
+  class Rush {
+   public:
+    explicit Rush(Redo* redo);
+    ~Rush();
+    Rush(const Rush&) = delete;
+    Rush& operator=(const Rush&) = delete;
+
+   private:
+    Redo* const redo_;
+  };
 
   struct Counters {
     uint64_t pending = 0;      // dirty places, those set aside included
@@ -177,7 +204,7 @@ class Redo {
 
  private:
   enum class Where : uint8_t {
-    kInFlight, kReady, kTaken, kDelayed, kAside, kLazy
+    kInFlight, kSettling, kReady, kTaken, kDelayed, kAside, kLazy
   };
   struct Record {
     uint64_t generation = 0;  // counts starts and ends of changes
@@ -187,7 +214,7 @@ class Redo {
     uint32_t writes = 0;  // between BeginWrite and EndWrite
     Where where = Where::kInFlight;
     bool lazy = false;      // only MarkLazily made it dirty
-    int64_t due_ns = 0;     // its key in delayed_, for kDelayed and kLazy
+    int64_t due_ns = 0;     // its key in delayed_: settling, delayed and lazy
     int64_t touched_ns = 0;  // last MarkLazily
     std::string reason;
   };
@@ -195,6 +222,7 @@ class Redo {
     uint64_t changes = 0;
     state::Seq seq = 0;  // of its MetaHot record
     bool durable = false;
+    std::vector<FileId> born;  // in it, and still there
   };
   struct PlaceHash {
     size_t operator()(const Place& p) const {
@@ -204,12 +232,15 @@ class Redo {
   };
   using Records = std::unordered_map<Place, Record, PlaceHash>;
 
-  core::Result<Change> Start(std::vector<Place> places, bool hot);
+  enum class Kind : uint8_t { kChange, kAddsName, kTouch };
+  core::Result<Change> Start(std::vector<Place> places, Kind kind);
   void EndPlaces(const std::vector<Place>& places);
   // All below with mu_ held. Dirty journals the place if it was clean.
   core::Result<Records::iterator> Dirty(const Place& place);
   core::Result<Records::iterator> DirtyLazily(FileId id);
   void MakeReady(Records::iterator it);
+  void Settle(Records::iterator it);
+  void ForgetBorn(Hot* dir);
   uint64_t FrontAge(const std::deque<const Place*>& queue);
   bool Behind();
   // May let go of the lock meanwhile.
@@ -226,7 +257,7 @@ class Redo {
 
   core::Syscalls* const sys_;
   state::Journal* const journal_;
-  const int64_t longest_hold_ns_;
+  const Options options_;
   core::Mutex mu_;
   core::CondVar work_;
   core::CondVar cleaned_;  // waited for in HoldBack
@@ -236,6 +267,7 @@ class Redo {
   std::multimap<int64_t, const Place*> delayed_;  // by MonotonicNs
   std::unordered_map<FileId, uint32_t> unapplied_;  // dirty places by id
   std::unordered_map<FileId, Hot> hot_;
+  std::unordered_map<FileId, FileId> born_;  // to the directory, which is hot
   std::unordered_map<FileId, uint64_t> owed_;
   uint64_t owed_generation_ = 0;
   struct Age {
@@ -251,6 +283,7 @@ class Redo {
   int64_t last_clean_ns_ = 0;
   uint64_t promised_ = 0;      // clean_ that the last change waited for
   uint64_t holding_ = 0, held_back_ = 0;
+  int rushing_ = 0;
   bool hold_attrs_ = false;
   std::string last_error_;
 };

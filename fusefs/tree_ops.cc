@@ -14,6 +14,7 @@ namespace {
 
 constexpr char kDefaultAcl[] = "system.posix_acl_default";
 constexpr char kCapability[] = "security.capability";
+constexpr size_t kPlusEntries = 32;
 constexpr mode_t kSetIds = S_ISUID | S_ISGID;
 
 bool IsDots(const char* name) {
@@ -122,8 +123,14 @@ core::Result<bool> TreeOps::HasDefaultAcl(int dirfd) {
   return core::Fail(std::move(acl).error());
 }
 
-core::Status TreeOps::GiveTo(const Met& met, int dirfd, mode_t mode,
-                             const Caller& caller) {
+core::Result<bool> TreeOps::GiveTo(const Met& met, int dirfd, mode_t mode,
+                                   const Caller& caller) {
+  // As a rule it was made right: as the caller, under no umask.
+  if (!S_ISDIR(mode) && met.st.stx_uid == caller.uid &&
+      met.st.stx_gid == caller.gid &&
+      (S_ISLNK(mode) ||
+       (met.st.stx_mode & 07777) == (mode & 07777 & ~caller.umask)))
+    return false;
   ASSIGN_OR_RETURN(core::Stat parent, sys_->StatAt(dirfd, ""));
   // The group comes from a set-group-id directory, or by the mount option
   // grpid: then it is not ours (0) already.
@@ -135,16 +142,27 @@ core::Status TreeOps::GiveTo(const Met& met, int dirfd, mode_t mode,
   if (chown)
     TRY(sys_->ChOwn(met.fd->Get(), caller.uid, gid));
   if (S_ISLNK(mode))
-    return {};
+    return chown;
   ASSIGN_OR_RETURN(bool acl, HasDefaultAcl(dirfd));
   mode_t want = mode & 07777 & ~caller.umask;
   if (S_ISDIR(mode) && (parent.stx_mode & S_ISGID) != 0)
     want |= S_ISGID;
   if (acl)  // the kernel has applied the ACL; set-id bits may be lost by chown
     want = met.st.stx_mode & 07777;
-  if ((met.st.stx_mode & 07777) != want || (chown && (want & kSetIds) != 0))
+  const bool chmod = (met.st.stx_mode & 07777) != want ||
+                     (chown && (want & kSetIds) != 0);
+  if (chmod)
     TRY(sys_->ChMod(met.fd->Get(), want));
-  return {};
+  return chown || chmod;
+}
+
+core::Result<Entry> TreeOps::Given(Met met, int dirfd, mode_t mode,
+                                   const Caller& caller) {
+  ASSIGN_OR_RETURN(bool changed, GiveTo(met, dirfd, mode, caller));
+  if (changed) {
+    ASSIGN_OR_RETURN(met.st, sys_->StatAt(met.fd->Get(), ""));
+  }
+  return Entry{met.id, met.st};
 }
 
 // As the caller, so that it belongs to nobody else for a moment, nor for good
@@ -186,9 +204,7 @@ core::Result<Entry> TreeOps::Make(FileId dir, const char* name, mode_t mode,
   TRY(MakeObject(at, name, (mode & S_IFMT) | perm, dev, text, caller));
   TRY(core::FaultPoint("tree.made"));
   ASSIGN_OR_RETURN(Met met, Meet(dir, name));
-  TRY(GiveTo(met, at, mode, caller));
-  ASSIGN_OR_RETURN(met.st, sys_->StatAt(met.fd->Get(), ""));
-  return Entry{met.id, met.st};
+  return Given(std::move(met), at, mode, caller);
 }
 
 core::Result<mode_t> TreeOps::Masked(int dirfd, mode_t mode,
@@ -213,9 +229,7 @@ core::Result<Entry> TreeOps::MakeNameless(FileId dir, mode_t mode,
     ASSIGN_OR_RETURN(fd, sys_->OpenAt(at, ".", O_RDWR | O_TMPFILE, perm));
   }
   ASSIGN_OR_RETURN(Met met, MeetOpen(std::move(fd)));
-  TRY(GiveTo(met, at, mode | S_IFREG, caller));
-  ASSIGN_OR_RETURN(met.st, sys_->StatAt(met.fd->Get(), ""));
-  return Entry{met.id, met.st};
+  return Given(std::move(met), at, mode | S_IFREG, caller);
 }
 
 core::Result<Entry> TreeOps::FinishMake(FileId dir, const char* name,
@@ -224,9 +238,7 @@ core::Result<Entry> TreeOps::FinishMake(FileId dir, const char* name,
   ASSIGN_OR_RETURN(Met met, Meet(dir, name));
   if ((met.st.stx_mode & S_IFMT) != (mode & S_IFMT))
     return core::FailSys(EEXIST, fmt::format("\"{}\" is something else", name));
-  TRY(GiveTo(met, dirfd->Get(), mode, caller));
-  ASSIGN_OR_RETURN(met.st, sys_->StatAt(met.fd->Get(), ""));
-  return Entry{met.id, met.st};
+  return Given(std::move(met), dirfd->Get(), mode, caller);
 }
 
 core::Result<Entry> TreeOps::Link(FileId id, FileId dir, const char* name) {
@@ -275,6 +287,11 @@ core::Result<std::vector<DirItem>> TreeOps::ReadDir(FileId dir, int64_t offset,
     }
     if (entries.empty())
       return items;
+    // A few at a time: the kernel asks for attributes with the first piece of
+    // every directory, and with the next ones only if these were looked at
+    // (fs/fuse/readdir.c, fuse_use_readdirplus).
+    if (plus && entries.size() > kPlusEntries)
+      entries.resize(kPlusEntries);
     offset = entries.back().next_offset;
     for (core::DirEntry& entry : entries) {
       if (tree_->Hidden(dir, entry.name.c_str()))

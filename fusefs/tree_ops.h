@@ -80,9 +80,12 @@ class TreeOps {
   core::Status MakeObject(int at, const char* name, mode_t mode, dev_t dev,
                           const char* text, const Caller& caller);
   // Owner and mode of a new object as the kernel would have given them to the
-  // caller. made_gid_inherited: the directory gave its group.
-  core::Status GiveTo(const Met& met, int dirfd, mode_t mode,
-                      const Caller& caller);
+  // caller. False: it had them.
+  core::Result<bool> GiveTo(const Met& met, int dirfd, mode_t mode,
+                            const Caller& caller);
+  // GiveTo, and the attributes that it has then.
+  core::Result<Entry> Given(Met met, int dirfd, mode_t mode,
+                            const Caller& caller);
   core::Result<bool> HasDefaultAcl(int dirfd);
 
   Tree* const tree_;

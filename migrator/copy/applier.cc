@@ -101,8 +101,9 @@ bool Applier::Step() {
     if (seen.id != state::kNoFile && lane_->host_went_down)
       TRY(lane_->redo->Mark({seen.id, {}}));
     // The directory's times moved on the source, whatever the target needed.
+    // Once for all its names, when they have come to rest.
     if (lane_->objects->Find(id))
-      TRY(lane_->redo->Mark({id, {}}));
+      TRY(lane_->redo->MarkLazily(id));
     return {};
   }();
   Finish(*job, status);
@@ -142,7 +143,9 @@ void Applier::Run(const std::atomic<bool>& stop) {
 }
 
 core::Status Applier::Drain(int64_t deadline_ns, bool lazy) {
-  lane_->redo->RetryAll(lazy);
+  fusefs::Redo::Rush rush(lane_->redo);
+  if (lazy)
+    lane_->redo->RetryAll(true);
   for (;;) {
     if (sys_->MonotonicNs() >= deadline_ns) {
       auto count = lane_->redo->Count();

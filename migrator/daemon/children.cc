@@ -137,6 +137,10 @@ void ProtectFromPressure(bool lock_memory) {
     ::pthread_setattr_default_np(&attr);
     ::pthread_attr_destroy(&attr);
     ::mallopt(M_ARENA_MAX, 8);
+    // What is freed is kept: each megabyte that comes anew from the kernel is
+    // cleared and locked before its first byte is used.
+    ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    ::mallopt(M_TRIM_THRESHOLD, 64 << 20);
     if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
       LOG_WARN("mlockall: {}", ::strerror(errno));
   }

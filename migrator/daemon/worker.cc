@@ -530,6 +530,9 @@ void Worker::Stop() {
 
 int WorkerMain(Handoff handoff, Channel channel) {
   ProtectFromPressure(true);
+  // What applications make has the mode that they ask for from the start;
+  // everything else is made with a mode of its own.
+  ::umask(0);
   SupervisorLink link(std::move(channel));
   json extra = json::parse(handoff.extra, nullptr, false);
   const bool resume = extra.value("resume", false);

@@ -150,7 +150,8 @@ Status WorkerParts::MakeBytes() {
   table->Adopt(recovered);
   ledger = std::make_unique<fusefs::ByteLedger>(table.get(), source.get(),
                                                 objects.get(), journal.get());
-  redo = std::make_unique<fusefs::Redo>(sys.get(), journal.get());
+  redo = std::make_unique<fusefs::Redo>(sys.get(), journal.get(),
+                                        fusefs::Redo::Options{});
   redo->Adopt(recovered);
   engine = std::make_unique<copy::CopyEngine>(ledger.get());
   listener = std::make_unique<fusefs::NamesListener>(

@@ -40,7 +40,7 @@ const std::vector<Mechanism>& Mechanisms() {
       {"cut-waits-for-given-up", "and for a given-up double write (V4)", "late",
        &S::cut_waits_for_given_up, nullptr, 5000},
       {"cut-durable-first", "a shrink's record is durable first (V1, V2)",
-       "cut", &S::cut_durable_first, nullptr, 5000},
+       "cut", &S::cut_durable_first, nullptr, 9000},
       {"cut-synced", "a cut is synced on a weak target (R3)", "weak-cut",
        &S::cut_synced, nullptr, 5000},
       {"version-recheck", "a read looks at the version again (R1)", "bytes",

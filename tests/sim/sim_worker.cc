@@ -89,7 +89,9 @@ void SimWorker::MakeBytes() {
   ledger = std::make_unique<fusefs::ByteLedger>(table.get(), source.get(),
                                                 objects.get(), journal.get());
   ledger->switches() = host.on->bytes;
-  redo = std::make_unique<fusefs::Redo>(host.sys, journal.get());
+  // Settling would only spread the races.
+  redo = std::make_unique<fusefs::Redo>(
+      host.sys, journal.get(), fusefs::Redo::Options{.settle_ns = 0});
   redo->Adopt(recovered);
   copy::CopyEngine::Options options;
   options.batch_bytes = host.batch_bytes;

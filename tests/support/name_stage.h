@@ -112,7 +112,9 @@ struct Worker {
     }
     MustDo(objects->Prepare());
     // One thread here is the applications and the applier.
-    redo = std::make_unique<fusefs::Redo>(sys, journal.get(), 0);
+    redo = std::make_unique<fusefs::Redo>(
+        sys, journal.get(),
+        fusefs::Redo::Options{.longest_hold_ns = 0, .settle_ns = 0});
     redo->Adopt(recovered);
     table = std::make_unique<fusefs::FileTable>();
     table->Adopt(recovered);

@@ -17,8 +17,12 @@ class NumberingJournal final : public state::Journal {
   core::Result<state::Seq> Append(const state::Fact&) override {
     return ++seq_;
   }
-  core::Status Sync(state::Seq) override { return {}; }
+  core::Status Sync(state::Seq) override {
+    syncs++;
+    return {};
+  }
   core::Status SyncAll() override { return {}; }
+  std::atomic<int> syncs = 0;
 
  private:
   std::atomic<state::Seq> seq_ = 0;
@@ -44,7 +48,7 @@ class RedoTest : public testing::Test {
 
   std::unique_ptr<core::Syscalls> sys_ = core::MakeRealSyscalls();
   NumberingJournal journal_;
-  Redo redo_{sys_.get(), &journal_};
+  Redo redo_{sys_.get(), &journal_, Redo::Options{.settle_ns = 0}};
 };
 
 TEST_F(RedoTest, ChangesWaitForAppliersThatAreBehind) {
@@ -119,6 +123,63 @@ TEST_F(RedoTest, EntriesComeFirstButNotBeforeWhatIsABarrierOlder) {
   auto third = redo_.Take();
   ASSERT_TRUE(third);
   EXPECT_EQ(third->place.name, "b");
+}
+
+class BornTest : public RedoTest {
+ protected:
+  static constexpr FileId kDir = 5, kFile = 77;
+  void SetUp() override {
+    auto change = redo_.BeginAdding({kDir, "f"});
+    ASSERT_TRUE(change);
+    redo_.Born(kFile, kDir);
+  }
+  // Of a change of the file's attributes.
+  int Syncs() {
+    const int before = journal_.syncs;
+    auto change = redo_.Begin({Place{kFile, {}}});
+    EXPECT_TRUE(change);
+    return journal_.syncs - before;
+  }
+};
+
+TEST_F(BornTest, AFileThatWasJustMadeIsCoveredByItsDirectory) {
+  EXPECT_EQ(journal_.syncs, 1);
+  EXPECT_EQ(Syncs(), 0);
+  EXPECT_TRUE(redo_.IsHot(kFile));
+  EXPECT_EQ(Syncs(), 0);
+}
+
+TEST_F(BornTest, MoreNamesChangeNothing) {
+  ASSERT_TRUE(redo_.BeginAdding({kDir, "g"}));
+  EXPECT_EQ(Syncs(), 0);
+}
+
+// It may be the name of this file, and another directory may be unmarked first.
+TEST_F(BornTest, NotAfterANameWasTakenFromTheDirectory) {
+  ASSERT_TRUE(redo_.Begin({{kDir, "other"}, {6, "other"}}));
+  EXPECT_EQ(Syncs(), 1);
+}
+
+TEST_F(BornTest, NotAfterTheDirectoryWasUnmarked) {
+  while (Apply()) {
+  }
+  ASSERT_TRUE(redo_.EndBarrier(redo_.BeginBarrier()));
+  EXPECT_FALSE(redo_.IsHot(kDir));
+  EXPECT_EQ(Syncs(), 1);
+}
+
+TEST_F(RedoTest, APlaceSettlesUnlessThereIsARush) {
+  Redo redo(sys_.get(), &journal_,
+            Redo::Options{.settle_ns = 3'600'000'000'000});
+  ASSERT_TRUE(redo.Begin({Place{2, "a"}}));
+  EXPECT_FALSE(redo.Take());
+  Redo::Rush rush(&redo);
+  auto job = redo.Take();
+  ASSERT_TRUE(job);
+  EXPECT_EQ(job->place.name, "a");
+  ASSERT_TRUE(redo.Done(*job));
+  ASSERT_TRUE(redo.Begin({Place{2, "b"}}));
+  EXPECT_TRUE(redo.Take());
 }
 
 }  // namespace
