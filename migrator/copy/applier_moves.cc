@@ -293,6 +293,9 @@ core::Status Applier::DropVictim(const std::string& name) {
   PlaceLocks::Hold hold(&locks_);
   hold.Acquire({PlaceLocks::KeyOf(*id)});
   st = sys_->StatAt(victims, name.c_str());
+  // Who detached it has unlinked it meanwhile.
+  if (!st && st.error().sys_errno == ENOENT)
+    return {};
   if (!st)
     return core::Fail(std::move(st).error());
   if (st->stx_nlink > 1)

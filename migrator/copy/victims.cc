@@ -131,9 +131,12 @@ core::Status Victims::Destroy(FileId id, bool* gone) {
     }
     auto removed =
         sys_->UnlinkAt(slots, slot.c_str(), dir ? AT_REMOVEDIR : 0);
+    // A silly name in it, or an applier took it to a name that is to go again:
+    // the next barrier tries again.
     if (!removed && (removed.error().sys_errno == ENOTEMPTY ||
-                     removed.error().sys_errno == EEXIST))
-      return {};  // a silly name in it; the next barrier tries again
+                     removed.error().sys_errno == EEXIST ||
+                     removed.error().sys_errno == ENOENT))
+      return {};
     if (!removed)
       return core::Fail(std::move(removed).error().With("destroy " + slot));
     if (!dir && st->stx_nlink > 1)
@@ -180,38 +183,50 @@ core::Status Victims::EmptyVictims(uint64_t* count) {
       ++*count;
       continue;
     }
-    ASSIGN_OR_RETURN(core::UniqueFd dir,
-                     sys_->OpenAt(victims, entry.name.c_str(),
-                                  O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-    ASSIGN_OR_RETURN(std::vector<core::DirEntry> inner, List(dir.Get()));
+    auto dir = sys_->OpenAt(victims, entry.name.c_str(),
+                            O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (!dir && dir.error().sys_errno == ENOENT)
+      continue;
+    if (!dir)
+      return core::Fail(std::move(dir).error());
+    ASSIGN_OR_RETURN(std::vector<core::DirEntry> inner, List(dir->Get()));
     for (const core::DirEntry& child : inner) {
       if (Applier::IsSillyName(child.name))
         continue;
-      ASSIGN_OR_RETURN(core::Stat child_st,
-                       sys_->StatAt(dir.Get(), child.name.c_str()));
-      ASSIGN_OR_RETURN(std::optional<FileId> id,
-                       lane_->objects->Identify(dir.Get(), child.name.c_str(),
-                                                child_st, true));
+      // An applier may have taken it since the listing, and at each step below.
+      auto child_st = sys_->StatAt(dir->Get(), child.name.c_str());
+      if (!child_st && child_st.error().sys_errno == ENOENT)
+        continue;
+      if (!child_st)
+        return core::Fail(std::move(child_st).error());
+      auto known = lane_->objects->Identify(dir->Get(), child.name.c_str(),
+                                            *child_st, true);
+      if (!known && known.error().sys_errno == ENOENT)
+        continue;
+      ASSIGN_OR_RETURN(std::optional<FileId> id, std::move(known));
       // The last name of what is bound goes to its slot, since it may be
       // alive; the rest comes up one level and is met in the next round.
       const bool to_slot =
-          id && (S_ISDIR(child_st.stx_mode) || child_st.stx_nlink == 1);
+          id && (S_ISDIR(child_st->stx_mode) || child_st->stx_nlink == 1);
       const std::string name = to_slot ? ObjectStore::SlotName(*id)
                                        : lane_->objects->NewVictimName();
       auto moved = sys_->RenameAt(
-          dir.Get(), child.name.c_str(),
+          dir->Get(), child.name.c_str(),
           to_slot ? lane_->objects->SlotsFd() : victims, name.c_str(), 0);
+      if (!moved && moved.error().sys_errno == ENOENT)
+        continue;
       if (!moved)
         return core::Fail(std::move(moved).error().With(child.name));
       if (id)
         lane_->graveyard->Add(*id);
     }
-    dir.Reset();
+    dir->Reset();
     auto removed = sys_->UnlinkAt(victims, entry.name.c_str(), AT_REMOVEDIR);
     if (removed)
       ++*count;
     else if (removed.error().sys_errno != ENOTEMPTY &&
-             removed.error().sys_errno != EEXIST)
+             removed.error().sys_errno != EEXIST &&
+             removed.error().sys_errno != ENOENT)
       return removed;
   }
   return {};
