@@ -117,6 +117,9 @@ core::Result<bool> Applier::PlaceDir(PlaceLocks::Hold* hold, FileId dir,
         hold->Release();
         return false;
       }
+      // Where it lies may be clean: our look at the source is older than this
+      // hold, and meanwhile it may have come back there.
+      TRY(lane_->redo->Mark({spot.dir, spot.name}));
       TRY(lane_->redo->Mark({spot.dir, {}}));
       moved = sys_->RenameAt(from->Get(), spot.name.c_str(), dirfd,
                              name.c_str(), 0);

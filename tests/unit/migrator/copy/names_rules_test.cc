@@ -973,6 +973,37 @@ TEST_F(Names, ADirectoryThatIsNotEmptyOnTheTargetYetGoesWithItsContents) {
   ExpectSettles();
 }
 
+// Moved away and back while one applier acts on the first half: the other one
+// finds the directory still where it now belongs again, and calls that clean.
+TEST_F(Names, ADirectoryThatIsTakenFromItsPlaceOnAnOldLookComesBack) {
+  PlantDir("p");
+  PlantDir("p/d");
+  PlantDir("q");
+  PlantFile("p/d/f");
+  Start();
+  ExpectSettles();
+  const FileId p = Id("p"), q = Id("q");
+  MustDo(fs().Rename(p, "d", q, "e", 0));
+  auto from = worker_->redo->Take();
+  auto to = worker_->redo->Take();
+  ASSERT_TRUE(from && from->place.name == "d" && to && to->place.name == "e");
+  bool met = false;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (call.name != std::string("RenameAt") || call.fs != target_ ||
+        std::exchange(met, true))
+      return 0;
+    MustDo(fs().Rename(q, "e", p, "d", 0));
+    MustDo(worker_->redo->Done(*from));  // changed meanwhile: due again
+    EXPECT_TRUE(worker_->applier->Step());
+    return 0;
+  };
+  Must(worker_->applier->SyncEntry(q, "e"));
+  sys_.on_call = nullptr;
+  MustDo(worker_->redo->Done(*to));
+  EXPECT_TRUE(met);
+  ExpectSettles();
+}
+
 TEST_F(Names, WhatIsLeftInTheSlotsKeepsThePrivateDirectory) {
   Start();
   CreateFile(kRootId, "f", "x");  // has an object and no place yet
