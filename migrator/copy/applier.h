@@ -76,6 +76,9 @@ class Applier {
   // id lives. If its slot is but one of its names on the target, the slot goes:
   // emptying a lost directory can put an object there that was just placed.
   core::Status TidySlot(FileId id);
+  // For a living directory that lies in its slot though no record names its
+  // place: the comparison that is owed then finds it.
+  core::Status SeekPlace(FileId dir);
   // Moves everything that the target's directory holds into slots.
   core::Status EmptyDir(FileId dir);
   // For a directory whose object cannot be opened: it was deleted and
@@ -117,6 +120,9 @@ class Applier {
                            const SourceEntry& source);
   core::Result<bool> PlaceDir(PlaceLocks::Hold* hold, FileId dir,
                               const std::string& name, int dirfd, FileId id);
+  // The directory's place in the source is owed a comparison, durably. Nothing
+  // if it has none any more.
+  core::Status OwePlace(FileId dir);
   core::Result<bool> Park(PlaceLocks::Hold* hold, FileId dir);
   core::Status MoveToSlot(int from, const std::string& name, FileId dir);
   core::Result<Spot> FindSpot(FileId dir);

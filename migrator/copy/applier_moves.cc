@@ -160,26 +160,37 @@ core::Result<bool> Applier::Park(PlaceLocks::Hold* hold, FileId dir) {
     hold->Release();
     return false;
   }
-  // Its place in the source is owed a comparison, durably: no record names it.
-  if (auto fd = lane_->source->Path(dir); fd) {
-    auto parent = sys_->OpenAt((*fd)->Get(), "..", O_PATH | O_DIRECTORY);
-    if (parent) {
-      ASSIGN_OR_RETURN(FileId parent_id,
-                       lane_->source->IdOf(parent->Get(), ""));
-      TRY(lane_->redo->Owe(parent_id));
-    } else if (parent.error().sys_errno != ENOENT) {
-      return core::Fail(std::move(parent).error());
-    }
-  } else {
-    ASSIGN_OR_RETURN(bool dead, lane_->source->IsDead(dir));
-    if (!dead)
-      return core::Fail(std::move(fd).error());
-  }
+  // No record names its place.
+  TRY(OwePlace(dir));
   TRY(MoveToSlot(from->Get(), spot.name, dir));
   TRY(lane_->redo->Mark({spot.dir, {}}));
   if (owed_)
     owed_();
   return true;
+}
+
+core::Status Applier::SeekPlace(FileId dir) {
+  TRY(OwePlace(dir));
+  if (owed_)
+    owed_();
+  return {};
+}
+
+core::Status Applier::OwePlace(FileId dir) {
+  auto fd = lane_->source->Path(dir);
+  if (!fd) {
+    ASSIGN_OR_RETURN(bool dead, lane_->source->IsDead(dir));
+    if (dead)
+      return {};
+    return core::Fail(std::move(fd).error());
+  }
+  auto parent = sys_->OpenAt((*fd)->Get(), "..", O_PATH | O_DIRECTORY);
+  if (!parent && parent.error().sys_errno == ENOENT)
+    return {};
+  if (!parent)
+    return core::Fail(std::move(parent).error());
+  ASSIGN_OR_RETURN(FileId parent_id, lane_->source->IdOf(parent->Get(), ""));
+  return lane_->redo->Owe(parent_id);
 }
 
 core::Status Applier::MoveToSlot(int from, const std::string& name,

@@ -232,6 +232,27 @@ core::Status Victims::EmptyVictims(uint64_t* count) {
   return {};
 }
 
+core::Result<std::optional<FileId>> Victims::WithoutPlace() {
+  const int slots = lane_->objects->SlotsFd();
+  ASSIGN_OR_RETURN(std::vector<core::DirEntry> all, List(slots));
+  for (const core::DirEntry& slot : all) {
+    const std::optional<FileId> id = ObjectStore::IdOfSlot(slot.name);
+    if (!id)
+      continue;  // a silly name
+    ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(slots, slot.name.c_str()));
+    const bool dir = S_ISDIR(st.stx_mode);
+    if (!dir && st.stx_nlink > 1)
+      continue;  // its other names are its places
+    ASSIGN_OR_RETURN(bool dead, lane_->source->IsDead(*id));
+    if (dead)
+      continue;
+    if (dir)
+      TRY(applier_->SeekPlace(*id));
+    return id;
+  }
+  return std::nullopt;
+}
+
 core::Status Victims::RemovePrivate() {
   if (lane_->objects->SlotsFd() < 0)  // not made, or gone already
     return lane_->objects->RemovePrivate();

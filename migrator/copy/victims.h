@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,10 @@ class Victims {
   // naming what is left, if an object is in use or unknown; everything stays
   // usable then (ObjectStore::Prepare).
   core::Status RemovePrivate();
+  // With nothing dirty, and nobody who changes anything: an object that lives
+  // on the source and has no place on the target, which must not be. If it is a
+  // directory its place is sought.
+  core::Result<std::optional<FileId>> WithoutPlace();
 
  private:
   core::Result<bool> IsDead(FileId id);

@@ -178,8 +178,17 @@ Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
       Status removed = parts_->victims->RemovePrivate();
       if (!removed && removed.error().Errno() != ENOTEMPTY)
         return removed;
-      if (!removed)
-        LOG_WARN("left for later: {}", removed.error().ToString());
+      if (removed)
+        return {};
+      // Deleted files that are open may be left, and nothing else.
+      ASSIGN_OR_RETURN(std::optional<state::FileId> lost,
+                       parts_->victims->WithoutPlace());
+      if (lost)
+        return Fail(ErrorCode::kConflict,
+                    fmt::format("the object of inode {:x} has no place on the "
+                                "target. It is sought; nothing was switched",
+                                *lost));
+      LOG_WARN("left for later: {}", removed.error().ToString());
       return {};
     }();
   if (!complete) {

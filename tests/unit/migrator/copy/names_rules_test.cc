@@ -1004,6 +1004,31 @@ TEST_F(Names, ADirectoryThatIsTakenFromItsPlaceOnAnOldLookComesBack) {
   ExpectSettles();
 }
 
+TEST_F(Names, WhatLivesAndHasNoPlaceIsToldBeforeItIsLeftBehind) {
+  PlantDir("p");
+  PlantDir("p/d");
+  PlantFile("p/d/f");
+  PlantFile("g");
+  Start();
+  ExpectSettles();
+  auto lost = [this] { return Must(worker_->victims->WithoutPlace()); };
+  EXPECT_EQ(lost(), std::nullopt);
+  // A file that was deleted while it is open may lie there.
+  const FileId g = Id("g"), d = Id("p/d");
+  Must(fs().Open(g, O_RDWR));
+  MustDo(fs().Unlink(kRootId, "g"));
+  worker_->Settle();
+  EXPECT_EQ(worker_->victims->RemovePrivate().error().sys_errno, ENOTEMPTY);
+  EXPECT_EQ(lost(), std::nullopt);
+  // What must not be: no record names p/d.
+  auto at = Must(worker_->objects->Path(Id("p")));
+  MustDo(sys_.RenameAt(at->Get(), "d", worker_->objects->SlotsFd(),
+                       fusefs::ObjectStore::SlotName(d).c_str(), 0));
+  EXPECT_EQ(lost(), d);
+  fs().Release(g, 0);
+  ExpectSettles();
+}
+
 TEST_F(Names, WhatIsLeftInTheSlotsKeepsThePrivateDirectory) {
   Start();
   CreateFile(kRootId, "f", "x");  // has an object and no place yet
