@@ -300,14 +300,14 @@ bool Redo::Behind() {
 }
 
 void Redo::HoldBack(core::MutexLock& lock, uint64_t places) {
-  if (!Behind())
+  if (rushing_ != 0 || !Behind())
     return;
   held_back_++;
   holding_++;
   promised_ = std::max(promised_, clean_) + 2 * places;
   const uint64_t mine = promised_;
   const int64_t until = sys_->MonotonicNs() + options_.longest_hold_ns;
-  for (int64_t left = options_.longest_hold_ns; left > 0 && clean_ < mine && Behind();
+  for (int64_t left = options_.longest_hold_ns; left > 0 && clean_ < mine && rushing_ == 0 && Behind();
        left = until - sys_->MonotonicNs())
     cleaned_.WaitFor(lock, left);
   holding_--;
@@ -516,6 +516,7 @@ Redo::Rush::Rush(Redo* redo) : redo_(redo) {
   {
     core::MutexLock lock(redo_->mu_);
     redo_->rushing_++;
+    redo_->cleaned_.NotifyAll();
   }
   redo_->RetryAll(false);
 }

@@ -156,7 +156,8 @@ class Redo {
   // Until something is due or the timeout (ns) has passed.
   void WaitForWork(int64_t timeout_ns);
   void WakeAll();
-  // While one lives nothing settles: what is dirty is due.
+  // While one lives nothing settles and no change is held back: what is dirty
+  // is due.
   class Rush {
    public:
     explicit Rush(Redo* redo);

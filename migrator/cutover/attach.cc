@@ -52,6 +52,7 @@ class Attach {
     ASSIGN_OR_RETURN(own_ns_, deps_.scanner->OwnMountNamespace());
     TRY(OneDoorHere());
     ASSIGN_OR_RETURN(Scan scan, ScanSettled(deps_, request_.source,
+                                            request_.source_dir_fd,
                                             request_.own, {}, kSettleNs));
     TRY(core::FaultPoint("attach.scanned"));
     if (!scan.in_the_way.empty()) {
@@ -95,6 +96,7 @@ class Attach {
   RoundRequest MakeRound(Scan scan, Opener* opener) {
     RoundRequest round;
     round.from = request_.source;
+    round.from_root_fd = request_.source_dir_fd;
     round.holders = std::move(scan.movers);
     round.bystanders = std::move(scan.bystanders);
     round.own = request_.own;
@@ -162,7 +164,8 @@ class Attach {
     int64_t wait = kLookAgainNs;
     for (;;) {
       ASSIGN_OR_RETURN(Scan scan,
-                       ScanTree(deps_, request_.source, request_.own, {}));
+                       ScanTree(deps_, request_.source, request_.source_dir_fd,
+                                request_.own, {}));
       TRY(core::FaultPoint("attach.rescanned"));
       ASSIGN_OR_RETURN(std::vector<Doorway> bare, Doorways(scan.namespaces));
       if (!bare.empty())
@@ -261,6 +264,7 @@ Result<proc::TreeRef> TreeOfOverlay(const mount::MountFd& overlay) {
   tree.dev = tree.sb_dev = st.st_dev;
   tree.root_ino = st.st_ino;
   tree.path_in_fs = "/";
+  tree.names_expire = true;
   return tree;
 }
 

@@ -80,7 +80,7 @@ class Cutover {
   }
 
   Result<Scan> Settled() {
-    return ScanSettled(deps_, request_.overlay_tree, request_.own,
+    return ScanSettled(deps_, request_.overlay_tree, -1, request_.own,
                        request_.accepted, kSettleNs);
   }
 
@@ -179,7 +179,7 @@ class Cutover {
     int64_t wait = kLookAgainNs;
     for (;;) {
       TRY(core::FaultPoint("cutover.rest"));
-      ASSIGN_OR_RETURN(Scan scan, ScanTree(deps_, request_.overlay_tree,
+      ASSIGN_OR_RETURN(Scan scan, ScanTree(deps_, request_.overlay_tree, -1,
                                            request_.own, request_.accepted));
       TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
       if (views_.OverlayIsOnTop() || !views_.doorways().empty())
@@ -253,7 +253,7 @@ Outcome RunDrain(const Deps& deps, const CutoverRequest& request) {
 
 Result<std::vector<Straggler>> FindStragglers(const Deps& deps,
                                               const CutoverRequest& request) {
-  ASSIGN_OR_RETURN(Scan scan, ScanTree(deps, request.overlay_tree, request.own,
+  ASSIGN_OR_RETURN(Scan scan, ScanTree(deps, request.overlay_tree, -1, request.own,
                                        request.accepted));
   return std::move(scan.in_the_way);
 }

@@ -166,6 +166,7 @@ class Round {
 
   Result<proc::Holder> Look(pid_t pid, bool frozen) {
     proc::Options options;
+    options.root_fd = request_.from_root_fd;
     options.frozen = frozen;
     // Kept short, the others wait: what is left out here was looked at by the
     // scan and will be by the next. A new mapping matters before the commit of

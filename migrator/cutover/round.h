@@ -31,6 +31,7 @@ struct RoundFaults {
 
 struct RoundRequest {
   proc::TreeRef from;  // the tree that is left
+  int from_root_fd = -1;  // for what is looked up there, as in proc::Options
   std::vector<proc::Holder> holders;
   // Holders that go on running; what they share with holders stays.
   std::vector<proc::Holder> bystanders;

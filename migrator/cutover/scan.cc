@@ -21,10 +21,11 @@ std::string NamesOf(const std::vector<Straggler>& stragglers) {
   return names;
 }
 
-Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree,
+Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree, int root_fd,
                       const std::set<pid_t>& own,
                       const std::set<pid_t>& accepted) {
   proc::Options options;
+  options.root_fd = root_fd;
   options.exclude = own;
   ASSIGN_OR_RETURN(proc::Snapshot snapshot,
                    deps.scanner->Capture(tree, options));
@@ -52,11 +53,11 @@ Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree,
 }
 
 Result<Scan> ScanSettled(const Deps& deps, const proc::TreeRef& tree,
-                         const std::set<pid_t>& own,
+                         int root_fd, const std::set<pid_t>& own,
                          const std::set<pid_t>& accepted, int64_t settle_ns) {
   int64_t until = deps.clock->NowNs() + settle_ns;
   for (;;) {
-    ASSIGN_OR_RETURN(Scan scan, ScanTree(deps, tree, own, accepted));
+    ASSIGN_OR_RETURN(Scan scan, ScanTree(deps, tree, root_fd, own, accepted));
     if (scan.in_the_way.empty() || deps.clock->NowNs() >= until)
       return scan;
     TRY(deps.Continue("while waiting for a holder"));

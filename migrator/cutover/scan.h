@@ -25,14 +25,15 @@ struct Scan {
 };
 
 // own: our processes; their children (a guardian, a helper) count as ours.
+// root_fd as in proc::Options.
 core::Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree,
-                            const std::set<pid_t>& own,
+                            int root_fd, const std::set<pid_t>& own,
                             const std::set<pid_t>& accepted);
 
 // Scans until nobody is in the way, at most for settle_ns: a directory read
 // half-way or a lock held for an instant is gone at the next look.
 core::Result<Scan> ScanSettled(const Deps& deps, const proc::TreeRef& tree,
-                               const std::set<pid_t>& own,
+                               int root_fd, const std::set<pid_t>& own,
                                const std::set<pid_t>& accepted,
                                int64_t settle_ns);
 

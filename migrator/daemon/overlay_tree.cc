@@ -18,6 +18,7 @@ core::Result<proc::TreeRef> OverlayTree(dev_t overlay_dev, int source_dir_fd,
   tree.dev = tree.sb_dev = overlay_dev;
   tree.root_ino = st.st_ino;
   tree.path_in_fs = "/";
+  tree.names_expire = true;
   // The connection ends before the number is given back (fs/fuse/inode.c,
   // fuse_kill_sb_anon), and its end is POLLERR (fs/fuse/dev.c, fuse_dev_poll).
   tree.lives = [fuse_fd] {

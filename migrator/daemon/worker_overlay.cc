@@ -152,6 +152,8 @@ Result<FlushReport> WorkerOverlay::FlushOnce(int64_t deadline_ns) {
 Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
   TRY(core::FaultPoint("gate.drain"));
   core::HoldLogs();
+  // A change that is held back would be waited for.
+  fusefs::Redo::Rush rush(parts_->redo.get());
   parts_->session->SetInFreeze(true);
   const int64_t began = MonotonicNs();
   Status drained = parts_->session->DrainAndClose(deadline_ns);

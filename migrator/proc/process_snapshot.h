@@ -40,6 +40,11 @@ struct TreeRef {
   dev_t sb_dev = 0;  // of the superblock, as in mountinfo and maps
   uint64_t root_ino = 0;
   std::string path_in_fs;  // "/" is the filesystem's root; no slash at the end
+  // The kernel may forget the name of an object that has one: what /proc calls
+  // deleted is so only if it has no link (fs/fuse/dir.c, fuse_dentry_revalidate
+  // fails once the session has dropped its entries, and fs/d_path.c says
+  // " (deleted)" of every name that is not cached).
+  bool names_expire = false;
   // For a filesystem that may end while it is looked for, since its numbers
   // are then given to the next one (fs/super.c, get_anon_bdev): whether it
   // exists. What was seen under its numbers before an answer of true is its
@@ -191,7 +196,8 @@ struct Options {
   bool sockets = true;       // ask sock_diag for sockets bound in the tree
   bool descriptions = true;  // group by kcmp
   // A directory descriptor of the tree's root for the two look-ups named
-  // above; -1: names count as deleted, marks as uncertain. Borrowed.
+  // above, or of a tree with the same names and inode numbers; -1: names count
+  // as deleted (see TreeRef::names_expire), marks as uncertain. Borrowed.
   int root_fd = -1;
 };
 

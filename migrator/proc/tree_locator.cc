@@ -31,6 +31,8 @@ core::Status TreeLocator::Begin() {
   if (root_fd_ >= 0) {
     const std::string name = "/proc/self/fd/" + std::to_string(root_fd_);
     ASSIGN_OR_RETURN(root_link_, ReadLink(AT_FDCWD, name.c_str()));
+    ASSIGN_OR_RETURN(struct statx root, PeekAt(root_fd_, ""));
+    root_dev_ = DevOf(root);
     // open_by_handle_at takes no O_PATH descriptor. A whole filesystem needs
     // no look-ups by handle, and an overlay is not to be asked.
     if (!tree_.WholeFilesystem()) {
@@ -132,11 +134,15 @@ void TreeLocator::ResolveDeleted(Place* place,
                                  const std::string& with_suffix) const {
   // " (deleted)" is also what a file may be called, and what FUSE's
   // invalidation of a name makes the kernel print for a file that is there.
-  if (place->nlink == 0 || root_fd_ < 0)
+  if (place->nlink == 0)
     return;
+  if (root_fd_ < 0) {
+    place->deleted = !tree_.names_expire;
+    return;
+  }
   auto leads_here = [&](const std::string& path) {
     auto st = PeekAt(root_fd_, path.c_str());
-    return st && st->stx_ino == place->ino && DevOf(*st) == place->dev;
+    return st && st->stx_ino == place->ino && DevOf(*st) == root_dev_;
   };
   if (leads_here(place->path)) {
     place->deleted = false;

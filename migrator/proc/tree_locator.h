@@ -57,6 +57,7 @@ class TreeLocator {
   const int root_fd_;
   MountTables mounts_;
   std::string root_link_;  // where root_fd_ is
+  dev_t root_dev_ = 0;
   core::UniqueFd root_;    // the same directory, open; or none
 };
 

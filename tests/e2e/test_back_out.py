@@ -123,6 +123,11 @@ class Faults(bed.Bed):
         next attempt is the source's alone."""
         bed.fill(self.disk, mb=5, files=60)
         self.writers(by_path=bed.sized(4, 2), held=bed.sized(4, 2), shared=bed.sized(2, 1))
+        # Walks to what it holds: after a first attempt the kernel has dropped
+        # that name, and calls the file deleted.
+        holder = self.spawn("sh", "-c", "exec 3<>held; while :; do test -e held; sleep 0.01; done",
+                            cwd=self.disk)
+        bed.poll("the file is held", lambda: os.path.exists(f"/proc/{holder.pid}/fd/3"))
         # In the worker, which lives on: the next attempt of a re-anchorer gets past.
         for n, point in enumerate(("gate.drain", "commit.source", "commit.source_done")):
             with self.subTest(point):
@@ -134,6 +139,8 @@ class Faults(bed.Bed):
                 self.livemv("abort", self.disk, "--wait")
                 self.assertEqual(self.listed(), [])
                 self.assertNotEqual(os.stat(self.disk).st_dev, os.stat(target).st_dev)
+                self.assertEqual(os.stat(f"/proc/{holder.pid}/fd/3").st_dev,
+                                 os.stat(self.disk).st_dev)
         self.assert_nothing_lost(self.stop_writers())
 
 

@@ -416,6 +416,31 @@ TEST_F(ProcessSnapshot, DeletedFilesAndFilesThatAreOnlyCalledSo) {
   EXPECT_EQ(JudgeOf(snapshot, *other).movability, Movability::kMovable);
 }
 
+TEST_F(ProcessSnapshot, WhereNamesExpireOnlyTheLastLinkCounts) {
+  Child linked([&] {
+    return open(In("one").c_str(), O_RDWR | O_CREAT, 0600) >= 0 &&
+           link(In("one").c_str(), In("two").c_str()) == 0 &&
+           unlink(In("one").c_str()) == 0;
+  });
+  ASSERT_TRUE(linked.held());
+  Child deleted([&] {
+    return open(In("gone").c_str(), O_RDWR | O_CREAT, 0600) >= 0 &&
+           unlink(In("gone").c_str()) == 0;
+  });
+  ASSERT_TRUE(deleted.held());
+  auto at = [&](const Snapshot& snapshot, const Child& child) {
+    return Find(snapshot, child.pid())->tasks[0].fds[0].at;
+  };
+  const Snapshot cached = MustCapture();
+  EXPECT_TRUE(at(cached, linked).deleted);
+  EXPECT_TRUE(at(cached, deleted).deleted);
+  tree_.names_expire = true;
+  const Snapshot snapshot = MustCapture();
+  EXPECT_FALSE(at(snapshot, linked).deleted);
+  EXPECT_EQ(at(snapshot, linked).path, "one");
+  EXPECT_TRUE(at(snapshot, deleted).deleted);
+}
+
 TEST_F(ProcessSnapshot, NamesWithNewlinesAndSpaces) {
   Child child([&] {
     return open(In("a\nb \\012").c_str(), O_RDWR | O_CREAT, 0600) >= 0;

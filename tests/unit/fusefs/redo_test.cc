@@ -86,6 +86,42 @@ TEST_F(RedoTest, ChangesWaitForAppliersThatAreBehind) {
   EXPECT_GT(redo_.Count().held_back, 0u);
 }
 
+TEST_F(RedoTest, ARushEndsTheWaitForAppliers) {
+  Redo redo(sys_.get(), &journal_,
+            Redo::Options{.longest_hold_ns = 3'600'000'000'000,
+                          .settle_ns = 0});
+  for (int i = 0; i < 100; i++)
+    ASSERT_TRUE(redo.Begin({Place{2, std::to_string(i)}}));
+  redo.BeginBarrier();
+  redo.BeginBarrier();
+  std::atomic<bool> done = false;
+  // The appliers get on, slowly.
+  std::jthread applier([&](const std::stop_token& stop) {
+    while (!stop.stop_requested() && redo.Count().behind) {
+      if (auto job = redo.Take(); job) {
+        EXPECT_TRUE(redo.Done(*job));
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  while (!redo.Count().behind)
+    std::this_thread::yield();
+  std::jthread writer([&] {
+    // It would wait for twice as many places as there are.
+    std::vector<Place> many;
+    for (int i = 0; i < 100; i++)
+      many.push_back({3, std::to_string(i)});
+    EXPECT_TRUE(redo.Begin(std::move(many)));
+    done = true;
+  });
+  while (redo.Count().held_back == 0)
+    std::this_thread::yield();
+  EXPECT_FALSE(done);
+  Redo::Rush rush(&redo);
+  writer.join();
+  EXPECT_TRUE(done);
+}
+
 TEST_F(RedoTest, NobodyWaitsForATargetThatDoesNotAnswer) {
   Fill(100);
   redo_.BeginBarrier();
