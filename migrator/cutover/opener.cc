@@ -15,6 +15,8 @@ namespace {
 // fs/fuse/inode.c, fuse_encode_fh: 64-bit nodeid high half first, generation.
 constexpr int kFuseHandleType = 0x81;
 constexpr int64_t kOpenOnTargetNs = 30'000'000'000;
+// It asks no filesystem.
+constexpr int64_t kSourceHandlesNs = 1'000'000'000;
 
 // The root of the view that want must be opened in.
 Result<UniqueFd> ViewRoot(DescriptorOps* files, const Views* views,
@@ -34,17 +36,47 @@ Result<UniqueFd> OpenInView(DescriptorOps* files, const Views* views,
 }  // namespace
 
 Status PathOpener::Open(std::vector<Opening>* openings) {
+  std::vector<Opening*> not_there;
   for (Opening& o : *openings) {
     auto fd = o.want->view != 0
                   ? OpenInView(files_, views_, *o.want, o.want->ino)
                   : files_->OpenBeneath(root_fd_, o.want->path, o.want->flags,
                                         o.want->ino);
+    if (fd) {
+      o.fd = std::move(*fd);
+      continue;
+    }
+    o.why_not = fd.error().ToString();
+    if (overlay_ != nullptr && o.want->view == 0 &&
+        FileIdOf(o.key->object) != state::kNoFile)
+      not_there.push_back(&o);
+  }
+  if (!not_there.empty())
+    OpenByHandle(not_there);
+  return {};
+}
+
+void PathOpener::OpenByHandle(const std::vector<Opening*>& openings) {
+  std::vector<state::FileId> ids;
+  for (const Opening* o : openings)
+    ids.push_back(FileIdOf(o->key->object));
+  auto handles =
+      overlay_->SourceHandles(ids, clock_->NowNs() + kSourceHandlesNs);
+  for (size_t i = 0; i < openings.size(); ++i) {
+    Opening& o = *openings[i];
+    if (!handles) {
+      o.why_not += "; " + handles.error().ToString();
+      continue;
+    }
+    const core::FileHandle& handle = (*handles)[i];
+    if (handle.bytes.empty())
+      continue;
+    auto fd = files_->OpenObject(root_fd_, handle, o.want->flags, o.want->ino);
     if (fd)
       o.fd = std::move(*fd);
     else
-      o.why_not = fd.error().ToString();
+      o.why_not += "; " + fd.error().ToString();
   }
-  return {};
 }
 
 Status TargetOpener::Open(std::vector<Opening>* openings) {

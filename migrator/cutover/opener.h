@@ -50,18 +50,30 @@ class Opener {
 using Views = std::map<uint64_t, std::pair<pid_t, std::string>>;
 
 // By path below a directory, told by inode number: the overlay at attach, the
-// source at a return.
+// source at a return. With an overlay, whose files are the source's, what is
+// not at its path is opened by the source's handle for it: the overlay shows
+// the name a file was opened by, which may be gone while others are not, or be
+// one that the kernel has forgotten (proc::TreeRef::names_expire).
 class PathOpener : public Opener {
  public:
-  PathOpener(DescriptorOps* files, int root_fd, const Views* views)
-      : files_(files), root_fd_(root_fd), views_(views) {}
+  PathOpener(DescriptorOps* files, int root_fd, const Views* views,
+             OverlayControl* overlay = nullptr, Clock* clock = nullptr)
+      : files_(files),
+        root_fd_(root_fd),
+        views_(views),
+        overlay_(overlay),
+        clock_(clock) {}
   core::Status Open(std::vector<Opening>* openings) override;
   bool AllowedInFreeze() const override { return true; }
 
  private:
+  void OpenByHandle(const std::vector<Opening*>& openings);
+
   DescriptorOps* files_;
   int root_fd_;
   const Views* views_;
+  OverlayControl* overlay_;
+  Clock* clock_;
 };
 
 // By the worker, on the target; ids come from the overlay's file handles.

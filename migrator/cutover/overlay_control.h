@@ -13,6 +13,7 @@
 #include "core/result.h"
 #include "core/state/ids.h"
 #include "core/state/migration_state.h"
+#include "core/syscalls.h"
 #include "core/unique_fd.h"
 
 namespace livemv::cutover {
@@ -47,6 +48,10 @@ class OverlayControl {
   // kTargetBit.
   virtual core::Result<std::vector<core::UniqueFd>> OpenOnTarget(
       const std::vector<OpenAsk>& asks, int64_t deadline_ns) = 0;
+  // What the source's filesystem calls these objects, for open_by_handle_at(2),
+  // in the order asked; empty for what it has not. No filesystem is asked.
+  virtual core::Result<std::vector<core::FileHandle>> SourceHandles(
+      const std::vector<state::FileId>& ids, int64_t deadline_ns) = 0;
   // Applies redo records and fsyncs the target once, while serving. Its first
   // call is the check of the target's health: kTimeout if it does not answer.
   virtual core::Result<FlushReport> FlushRound(int64_t deadline_ns) = 0;

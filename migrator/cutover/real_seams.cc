@@ -111,13 +111,29 @@ class RealDescriptorOps : public DescriptorOps {
       return seen;
     ASSIGN_OR_RETURN(UniqueFd fd, Open(dirfd, path, flags));
     TRY(Check(fd.Get(), path, ino));
-    if ((flags & O_PATH) == 0) {
-      int got = ::fcntl(fd.Get(), F_GETFL);
-      if (Comparable(got) != Comparable(flags))
-        return Fail(ErrorCode::kUnsupported,
-                    "open \"" + path + "\": flags " + std::to_string(flags) +
-                        " became " + std::to_string(got));
-    }
+    TRY(CheckFlags(fd.Get(), path, flags));
+    return fd;
+  }
+
+  Result<UniqueFd> OpenObject(int dirfd, const core::FileHandle& handle,
+                              int flags, uint64_t ino) override {
+    const std::string what = "inode " + std::to_string(ino);
+    // open_by_handle_at takes no O_PATH descriptor before Linux 6.12.
+    UniqueFd mount(::openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!mount)
+      return FailSys(errno, "open the directory to open " + what + " below");
+    alignas(file_handle) char buf[sizeof(file_handle) + MAX_HANDLE_SZ];
+    auto* h = reinterpret_cast<file_handle*>(buf);
+    if (handle.bytes.size() > MAX_HANDLE_SZ)
+      return Fail(ErrorCode::kInvalid, "the handle of " + what + " is too long");
+    h->handle_type = handle.type;
+    h->handle_bytes = static_cast<unsigned>(handle.bytes.size());
+    std::memcpy(h->f_handle, handle.bytes.data(), handle.bytes.size());
+    UniqueFd fd(::open_by_handle_at(mount.Get(), h, flags | O_CLOEXEC));
+    if (!fd)
+      return FailSys(errno, "open " + what + " by its handle");
+    TRY(Check(fd.Get(), what, ino));
+    TRY(CheckFlags(fd.Get(), what, flags));
     return fd;
   }
 
@@ -209,6 +225,17 @@ class RealDescriptorOps : public DescriptorOps {
       return Fail(ErrorCode::kConflict, "\"" + path + "\" is inode " +
                                             std::to_string(is) + ", not " +
                                             std::to_string(ino) + " any more");
+    return {};
+  }
+
+  Status CheckFlags(int fd, const std::string& what, int flags) {
+    if ((flags & O_PATH) != 0)
+      return {};
+    int got = ::fcntl(fd, F_GETFL);
+    if (Comparable(got) != Comparable(flags))
+      return Fail(ErrorCode::kUnsupported,
+                  "open \"" + what + "\": flags " + std::to_string(flags) +
+                      " became " + std::to_string(got));
     return {};
   }
 

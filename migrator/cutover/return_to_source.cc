@@ -58,17 +58,14 @@ class Return {
     return {};
   }
 
-  // Names are looked up in the source, which has the overlay's and asks nobody.
   Result<Scan> Look() {
-    return ScanTree(deps_, request_.overlay_tree, request_.source_dir_fd,
-                    request_.own, {});
+    return ScanTree(deps_, request_.overlay_tree, -1, request_.own, {});
   }
 
   // Whoever is in the way for a moment only (with a deleted file open, say) is
   // waited for: it would stay on the overlay beside a source that others write.
   Status Commit() {
-    ASSIGN_OR_RETURN(Scan scan, ScanSettled(deps_, request_.overlay_tree,
-                                            request_.source_dir_fd,
+    ASSIGN_OR_RETURN(Scan scan, ScanSettled(deps_, request_.overlay_tree, -1,
                                             request_.own, {}, kSettleNs));
     TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
     RoundRequest round = MakeRound(std::move(scan), nullptr);
@@ -86,10 +83,9 @@ class Return {
 
   RoundRequest MakeRound(Scan scan, const Views* views) {
     opener_ = std::make_unique<PathOpener>(deps_.files, request_.source_dir_fd,
-                                           views);
+                                           views, deps_.overlay, deps_.clock);
     RoundRequest round;
     round.from = request_.overlay_tree;
-    round.from_root_fd = request_.source_dir_fd;
     round.holders = std::move(scan.movers);
     round.bystanders = std::move(scan.bystanders);
     round.own = request_.own;

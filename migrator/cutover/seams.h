@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/result.h"
+#include "core/syscalls.h"
 #include "core/unique_fd.h"
 #include "migrator/cutover/overlay_control.h"
 #include "migrator/mount/mount_ops.h"
@@ -63,6 +64,10 @@ class DescriptorOps {
                                                    const std::string& path,
                                                    int flags,
                                                    uint64_t ino) = 0;
+  // The same of the object with this handle, on the mount of dirfd (O_PATH
+  // suffices).
+  virtual core::Result<core::UniqueFd> OpenObject(
+      int dirfd, const core::FileHandle& handle, int flags, uint64_t ino) = 0;
   // The inode number of an open file.
   virtual core::Result<uint64_t> InodeOf(int fd) = 0;
   // The directory at path as the process sees it (O_PATH).

@@ -163,6 +163,31 @@ Result<std::vector<UniqueFd>> OverlayClient::OpenOnTarget(
   return out;
 }
 
+Result<std::vector<core::FileHandle>> OverlayClient::SourceHandles(
+    const std::vector<state::FileId>& ids, int64_t deadline_ns) {
+  std::vector<core::FileHandle> out;
+  for (size_t first = 0; first < ids.size(); first += kAsksPerMessage) {
+    const size_t end = std::min(ids.size(), first + kAsksPerMessage);
+    json list = json::array();
+    for (size_t i = first; i < end; i++)
+      list.push_back(ids[i]);
+    ASSIGN_OR_RETURN(Message answer,
+                     Call(Dump({{"op", "source_handles"},
+                                {"deadline", deadline_ns},
+                                {"ids", list}}),
+                          deadline_ns));
+    const json handles = json::parse(answer.text, nullptr, false)
+                             .value("handles", json::array());
+    if (handles.size() != end - first)
+      return Fail(ErrorCode::kCorrupt,
+                  "the worker told " + std::to_string(handles.size()) + " of " +
+                      std::to_string(end - first) + " handles");
+    for (const json& h : handles)
+      out.push_back({h.value("type", 0), Narrow(h.value("bytes", ""))});
+  }
+  return out;
+}
+
 Result<FlushReport> OverlayClient::FlushRound(int64_t deadline_ns) {
   return ReportOf(Call(
       Dump({{"op", "flush_round"}, {"deadline", deadline_ns}}), deadline_ns));
@@ -225,6 +250,16 @@ json Answer(const json& request, cutover::OverlayControl& control,
         fds->push_back(std::move(fd));
     }
     return {{"ok", true}, {"have", have}};
+  }
+  if (op == "source_handles") {
+    auto handles = control.SourceHandles(
+        request.value("ids", std::vector<state::FileId>()), deadline);
+    if (!handles)
+      return ErrorJson(handles.error());
+    json list = json::array();
+    for (const core::FileHandle& h : *handles)
+      list.push_back({{"type", h.type}, {"bytes", Widen(h.bytes)}});
+    return {{"ok", true}, {"handles", list}};
   }
   if (op == "flush_round")
     return ReportJson(control.FlushRound(deadline));

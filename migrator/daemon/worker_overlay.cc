@@ -105,6 +105,14 @@ Result<std::vector<UniqueFd>> WorkerOverlay::OpenOnTarget(
   return out;
 }
 
+Result<std::vector<core::FileHandle>> WorkerOverlay::SourceHandles(
+    const std::vector<state::FileId>& ids, int64_t) {
+  std::vector<core::FileHandle> out;
+  for (state::FileId id : ids)
+    out.push_back(parts_->nodes->HandleOf(id).value_or(core::FileHandle{}));
+  return out;
+}
+
 // On a thread of its own: a target that hangs keeps that one, and neither the
 // re-anchorer nor the verbs after it.
 Result<FlushReport> WorkerOverlay::FlushRound(int64_t deadline_ns) {

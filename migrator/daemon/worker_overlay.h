@@ -26,6 +26,8 @@ class WorkerOverlay final : public cutover::OverlayControl {
   core::Status StartRedirect(int64_t deadline_ns) override;
   core::Result<std::vector<core::UniqueFd>> OpenOnTarget(
       const std::vector<cutover::OpenAsk>& asks, int64_t deadline_ns) override;
+  core::Result<std::vector<core::FileHandle>> SourceHandles(
+      const std::vector<state::FileId>& ids, int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> FlushRound(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> DrainAndGate(int64_t deadline_ns) override;
   core::Status OpenGate() override;

@@ -122,6 +122,32 @@ class Deleted(bed.Bed):
                 (self.disk / "dir").mkdir(exist_ok=True)
                 self.start("--cutover=wait", "--wait")
 
+    def test_a_name_that_is_gone_while_another_is_left(self):
+        """It is called deleted in /proc, and is moved and brought back all the same."""
+        for verb in ("abort", "cutover"):
+            old, log = self.disk / f"old-{verb}", self.disk / f"log-{verb}"
+            old.write_bytes(b"of old,")
+            if verb == "cutover":
+                self.nas = self.target_volume("nas-again", self.nas_mb)
+            self.start("--cutover=wait", "--wait")
+            log.touch()
+            fds = [os.open(path, os.O_RDWR | os.O_APPEND) for path in (old, log)]
+            for path, fd in zip((old, log), fds):
+                self.addCleanup(os.close, fd)
+                os.link(path, f"{path}.1")
+                path.unlink()
+                os.write(fd, b"while live,")
+                self.assertIn("(deleted)", os.readlink(f"/proc/self/fd/{fd}"))
+            self.livemv(verb, self.disk, "--wait")
+            for path, fd, begin in zip((old, log), fds, (b"of old,", b"")):
+                with open(f"{path}.1", "ab") as f:
+                    f.write(b"by another,")
+                os.write(fd, b"afterwards")
+                self.assertEqual(os.pread(fd, 100, 0),
+                                 begin + b"while live,by another,afterwards")
+                self.assertEqual(os.fstat(fd).st_dev, os.stat(self.disk).st_dev)
+        self.assert_moved()
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -56,6 +56,10 @@ class InodeObjects : public DescriptorOps {
     }
     return real_->OpenBeneath(dirfd, path, flags, ino);
   }
+  Result<UniqueFd> OpenObject(int dirfd, const core::FileHandle& handle,
+                              int flags, uint64_t ino) override {
+    return real_->OpenObject(dirfd, handle, flags, ino);
+  }
   Result<uint64_t> InodeOf(int fd) override { return real_->InodeOf(fd); }
   Result<UniqueFd> DirectoryIn(pid_t pid, const std::string& path) override {
     return real_->DirectoryIn(pid, path);
@@ -93,6 +97,10 @@ class PlayedWorker : public OverlayControl {
       fds.emplace_back(::openat(target_->Get(), ask.path_hint.c_str(),
                                 ask.flags | O_CLOEXEC));
     return fds;
+  }
+  Result<std::vector<core::FileHandle>> SourceHandles(
+      const std::vector<state::FileId>& ids, int64_t) override {
+    return std::vector<core::FileHandle>(ids.size());
   }
   Result<FlushReport> FlushRound(int64_t) override { return FlushReport{}; }
   Result<FlushReport> DrainAndGate(int64_t) override {

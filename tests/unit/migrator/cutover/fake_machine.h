@@ -45,6 +45,7 @@ struct FakeDescription {
   int flags = O_RDWR;
   int64_t pos = 0;
   uint64_t ns = kOwnNs;  // of the mount it lies on
+  std::string shown = {};  // by /proc, if not path
 };
 
 struct FakeProcess {
@@ -231,6 +232,17 @@ class FakeMachine : public ProcessScanner,
     auto [dev, ns] = TreeAt(dirfd);
     return NewFd({dev, path, flags, 0, ns});
   }
+  Result<UniqueFd> OpenObject(int dirfd, const core::FileHandle& handle,
+                              int flags, uint64_t ino) override {
+    TRY(Act("OpenObject"));
+    EXPECT_EQ(handle.bytes, std::to_string(ino));
+    for (const auto& [path, number] : files)
+      if (number == ino) {
+        auto [dev, ns] = TreeAt(dirfd);
+        return NewFd({dev, path, flags, 0, ns});
+      }
+    return core::FailSys(ESTALE, "open inode " + std::to_string(ino));
+  }
   Result<uint64_t> InodeOf(int fd) override {
     return files.at(fake_fds_.at(fd).description.path);
   }
@@ -287,6 +299,14 @@ class FakeMachine : public ProcessScanner,
         fds.push_back(NewFd({kTarget, path, ask.flags, 0, kOwnNs}));
     }
     return fds;
+  }
+  Result<std::vector<core::FileHandle>> SourceHandles(
+      const std::vector<state::FileId>& ids, int64_t) override {
+    TRY(Act("SourceHandles"));
+    std::vector<core::FileHandle> handles;
+    for (state::FileId id : ids)
+      handles.push_back({1, std::to_string(id)});
+    return handles;
   }
   Result<FlushReport> FlushRound(int64_t) override {
     TRY(Act("FlushRound"));
@@ -433,7 +453,7 @@ class FakeMachine : public ProcessScanner,
     place.ino = files.at(d.path);
     place.mode = (d.flags & O_DIRECTORY) != 0 ? S_IFDIR : S_IFREG;
     place.nlink = 1;
-    place.path = d.path;
+    place.path = d.shown.empty() ? d.path : d.shown;
     return place;
   }
   proc::Holder HolderOf(dev_t dev, pid_t pid, const FakeProcess& p) {

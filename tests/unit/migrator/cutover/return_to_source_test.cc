@@ -79,6 +79,23 @@ TEST_F(ReturnTest, WhoAppearsInBetweenIsBroughtBackToo) {
   ExpectEverybodyOn(kSource);
 }
 
+TEST_F(ReturnTest, AFileIsOpenedThatIsNotAtTheNameItWasOpenedBy) {
+  m_.Writer(10, kOverlay);
+  m_.descriptions[m_.processes[10].fds[3]].shown = "its/old/name";
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.Acts("OpenObject"), 1);
+  ExpectEverybodyOn(kSource);
+}
+
+TEST_F(ReturnTest, AHandleThatWasNotToldIsAskedForAgain) {
+  m_.Writer(10, kOverlay);
+  m_.descriptions[m_.processes[10].fds[3]].shown = "its/old/name";
+  m_.fail["SourceHandles"] = Broken();
+  ASSERT_TRUE(Run().status);
+  EXPECT_GE(m_.Acts("SourceHandles"), 2);
+  ExpectEverybodyOn(kSource);
+}
+
 TEST_F(ReturnTest, AHolderThatCannotBeMovedStaysServedAndIsNamed) {
   m_.Writer(10, kOverlay);
   m_.Writer(11, kOverlay).locked = true;

@@ -137,6 +137,17 @@ class FakeOverlay final : public cutover::OverlayControl {
     }
     return out;
   }
+  Result<std::vector<core::FileHandle>> SourceHandles(
+      const std::vector<state::FileId>& asked, int64_t) override {
+    std::vector<core::FileHandle> out;
+    for (state::FileId id : asked)
+      out.push_back(id % 3 == 0
+                        ? core::FileHandle{}
+                        : core::FileHandle{static_cast<int32_t>(id % 256),
+                                           std::string("\0\xff\n", 3) +
+                                               std::to_string(id)});
+    return out;
+  }
   Result<cutover::FlushReport> FlushRound(int64_t) override {
     return cutover::FlushReport{1, 2, 3};
   }
@@ -211,6 +222,15 @@ TEST_F(OverlayChannelTest, ManyDescriptorsComeInOrderWithTheirPathBytes) {
   ASSERT_EQ(fake_.ids.size(), 350u);
   EXPECT_EQ(fake_.ids[349], 1'000'000'000'349ull);
   EXPECT_EQ(fake_.hints[7], "caf\xe9/\xff\n");
+}
+
+TEST_F(OverlayChannelTest, HandlesOfTheSourceByTheHundred) {
+  std::vector<state::FileId> ids;
+  for (uint64_t i = 0; i < 250; i++)
+    ids.push_back(1'000'000'000'000ull + i);
+  auto got = client_->SourceHandles(ids, In(5000));
+  ASSERT_TRUE(got) << got.error().ToString();
+  EXPECT_EQ(*got, *fake_.SourceHandles(ids, 0));
 }
 
 TEST(OverlayClient, AnAnswerThatComesTooLateIsNotTakenForTheNext) {
