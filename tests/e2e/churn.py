@@ -28,8 +28,11 @@ def unlike(pair):
                     + (f", {sum(a[i] == 0 for i in other)} of them zero, runs from {runs} "
                        f"to {other[-1]}" if other else ""))
     links = [os.readlink(f"/proc/self/fd/{fd}") for fd in pair]
-    where = [os.fstat(pair[0]).st_dev, os.stat(os.path.dirname(links[0])).st_dev]
-    return (f"{links[0]} (device {where[0]}, its directory is on {where[1]}): "
+    try:
+        where = os.stat(os.path.dirname(links[0])).st_dev
+    except OSError as e:  # its mount was taken off
+        where = e.strerror
+    return (f"{links[0]} (device {os.fstat(pair[0]).st_dev}, its directory is on {where}): "
             + "; a second later: ".join(said))
 
 

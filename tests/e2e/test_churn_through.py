@@ -27,7 +27,7 @@ class Through(bed.Bed):
         self.start("--cutover=wait")
         if verb == "cutover":
             self.wait_state("synced")
-        self.livemv(verb, self.disk, "--wait", timeout=300)
+        self.livemv(verb, self.disk, "--wait", timeout=180)
         print(f"{verb} done after {time.monotonic() - began:.1f} s")
         self.assertIsNone(churn.poll(), "the churn ended by itself")
         time.sleep(after)
