@@ -47,13 +47,14 @@ class Attach {
   }
 
  private:
+  ScanRules Rules() const { return {.root_fd = request_.source_dir_fd}; }
+
   // The freeze in which the overlay goes on.
   Status First() {
     ASSIGN_OR_RETURN(own_ns_, deps_.scanner->OwnMountNamespace());
     TRY(OneDoorHere());
     ASSIGN_OR_RETURN(Scan scan, ScanSettled(deps_, request_.source,
-                                            request_.source_dir_fd,
-                                            request_.own, {}, kSettleNs));
+                                            request_.own, Rules(), kSettleNs));
     TRY(core::FaultPoint("attach.scanned"));
     if (!scan.in_the_way.empty()) {
       outcome_.stragglers = scan.in_the_way;
@@ -164,8 +165,7 @@ class Attach {
     int64_t wait = kLookAgainNs;
     for (;;) {
       ASSIGN_OR_RETURN(Scan scan,
-                       ScanTree(deps_, request_.source, request_.source_dir_fd,
-                                request_.own, {}));
+                       ScanTree(deps_, request_.source, request_.own, Rules()));
       TRY(core::FaultPoint("attach.rescanned"));
       ASSIGN_OR_RETURN(std::vector<Doorway> bare, Doorways(scan.namespaces));
       if (!bare.empty())

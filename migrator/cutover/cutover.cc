@@ -80,8 +80,8 @@ class Cutover {
   }
 
   Result<Scan> Settled() {
-    return ScanSettled(deps_, request_.overlay_tree, -1, request_.own,
-                       request_.accepted, kSettleNs);
+    return ScanSettled(deps_, request_.overlay_tree, request_.own,
+                       {.accepted = request_.accepted}, kSettleNs);
   }
 
   Status NobodyInTheWay(const Scan& scan) {
@@ -179,8 +179,9 @@ class Cutover {
     int64_t wait = kLookAgainNs;
     for (;;) {
       TRY(core::FaultPoint("cutover.rest"));
-      ASSIGN_OR_RETURN(Scan scan, ScanTree(deps_, request_.overlay_tree, -1,
-                                           request_.own, request_.accepted));
+      ASSIGN_OR_RETURN(Scan scan,
+                       ScanTree(deps_, request_.overlay_tree, request_.own,
+                                {.accepted = request_.accepted}));
       TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
       if (views_.OverlayIsOnTop() || !views_.doorways().empty())
         views_.ShowTarget(&outcome_.warnings);
@@ -253,8 +254,8 @@ Outcome RunDrain(const Deps& deps, const CutoverRequest& request) {
 
 Result<std::vector<Straggler>> FindStragglers(const Deps& deps,
                                               const CutoverRequest& request) {
-  ASSIGN_OR_RETURN(Scan scan, ScanTree(deps, request.overlay_tree, -1, request.own,
-                                       request.accepted));
+  ASSIGN_OR_RETURN(Scan scan, ScanTree(deps, request.overlay_tree, request.own,
+                                       {.accepted = request.accepted}));
   return std::move(scan.in_the_way);
 }
 

@@ -6,11 +6,11 @@
 #include <map>
 #include <tuple>
 
-#include "migrator/proc/verdict.h"
-
 namespace livemv::cutover {
 
 namespace {
+
+constexpr const char* kDeleted = "has been deleted";
 
 std::string Who(const proc::Holder& holder) {
   return "process " + std::to_string(holder.pid) + " (" + holder.comm + ")";
@@ -41,8 +41,8 @@ class Planner {
     std::set<uint64_t> written = proc::WrittenInodes(holders_);
     std::vector<std::string> stays(holders_.size());
     for (size_t i = 0; i < holders_.size(); ++i) {
-      proc::Verdict verdict = proc::Judge(holders_[i], written);
-      if (verdict.movability == proc::Movability::kBlocks)
+      proc::Verdict verdict = JudgeBy(rules_, holders_[i], written);
+      if (verdict.Blocks())
         stays[i] = verdict.Line();
     }
     held_back_ = HeldBack(holders_, stays);
@@ -67,6 +67,8 @@ class Planner {
       Seat seat{holder.pid, task.tid, -1};
       if (!stays.empty())
         Leave(seat, stays);
+      else if (task.cwd->deleted)
+        Leave(seat, kDeleted);
       else if (Foreign(holder) && rules_.defer_foreign_directories)
         Leave(seat, "waits for the mount in its own mount namespace");
       else
@@ -79,6 +81,8 @@ class Planner {
         Leave(seat, stays);
       else if (held != held_back_.end())
         Leave(seat, held->second);
+      else if (fd.at.deleted)
+        Leave(seat, kDeleted);
       else
         AddDescriptor(holder, seat, fd);
     }
@@ -140,6 +144,12 @@ class Planner {
 
 }  // namespace
 
+proc::Verdict JudgeBy(const PlanRules& rules, const proc::Holder& holder,
+                      const std::set<uint64_t>& written) {
+  return rules.leave_deleted ? proc::Judge(WithoutDeleted(holder), written)
+                             : proc::Judge(holder, written);
+}
+
 MovePlan PlanMoves(const std::vector<proc::Holder>& holders,
                    const PlanRules& rules) {
   return Planner(holders, rules).Make();
@@ -157,6 +167,18 @@ int ReopenFlags(int flags, bool directory) {
   if (!directory)
     flags &= ~O_DIRECTORY;
   return flags;
+}
+
+proc::Holder WithoutDeleted(proc::Holder holder) {
+  std::erase_if(holder.mappings,
+                [](const proc::Mapping& m) { return m.at.nlink == 0; });
+  for (proc::Task& task : holder.tasks) {
+    if (task.cwd && task.cwd->deleted)
+      task.cwd.reset();
+    std::erase_if(task.fds,
+                  [](const proc::Descriptor& fd) { return fd.at.deleted; });
+  }
+  return holder;
 }
 
 bool HasSeats(const proc::Holder& holder) {

@@ -9,10 +9,12 @@
 // Thread contract: free functions over values.
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "migrator/cutover/seams.h"
+#include "migrator/proc/verdict.h"
 
 namespace livemv::cutover {
 
@@ -53,7 +55,13 @@ struct PlanRules {
   // Directories of holders in other mount namespaces wait for a later round,
   // when the mount they are to lie on is visible there.
   bool defer_foreign_directories = false;
+  // See ScanRules.
+  bool leave_deleted = false;
 };
+
+// proc::Judge, less what the rules leave where it is.
+proc::Verdict JudgeBy(const PlanRules& rules, const proc::Holder& holder,
+                      const std::set<uint64_t>& written);
 
 // holders: with description numbers. Those whose verdict is kBlocks are left.
 MovePlan PlanMoves(const std::vector<proc::Holder>& holders,
@@ -62,6 +70,10 @@ MovePlan PlanMoves(const std::vector<proc::Holder>& holders,
 // The flags to open again with: F_GETFL's less those that act at open only
 // (O_CREAT, O_EXCL, O_NOCTTY, O_TRUNC) or mark how it was made (O_TMPFILE).
 int ReopenFlags(int flags, bool directory);
+
+// Less the descriptors, mappings and working directories that no name leads
+// to.
+proc::Holder WithoutDeleted(proc::Holder holder);
 
 // Whether it has a working directory or a descriptor in the tree, so that
 // re-anchoring would change something.

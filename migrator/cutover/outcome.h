@@ -22,6 +22,9 @@ struct Straggler {
   std::string reason;
   bool may_stay = false;    // it can only read what nobody writes (rule 7)
   bool accepted = false;    // the operator said so
+  // What is in the way are only files that no name leads to, so that nobody
+  // else can reach them.
+  bool only_deleted = false;
 };
 
 struct Outcome {

@@ -33,6 +33,7 @@ class Return {
     outcome_.status = Start();
     if (outcome_.status) {
       outcome_.committed = true;
+      outcome_.stragglers.clear();  // of attempts before
       outcome_.status = Empty();
     }
     return std::move(outcome_);
@@ -59,17 +60,28 @@ class Return {
   }
 
   Result<Scan> Look() {
-    return ScanTree(deps_, request_.overlay_tree, -1, request_.own, {});
+    return ScanTree(deps_, request_.overlay_tree, request_.own,
+                    {.leave_deleted = true});
   }
 
-  // Whoever is in the way for a moment only (with a deleted file open, say) is
-  // waited for: it would stay on the overlay beside a source that others write.
+  // Whoever is in the way is waited for: it would stay on the overlay, with
+  // its lock or what it has cached, beside a source that others write.
   Status Commit() {
-    ASSIGN_OR_RETURN(Scan scan, ScanSettled(deps_, request_.overlay_tree, -1,
-                                            request_.own, {}, kSettleNs));
+    ASSIGN_OR_RETURN(Scan scan, ScanSettled(deps_, request_.overlay_tree,
+                                            request_.own,
+                                            {.leave_deleted = true},
+                                            kSettleNs));
+    std::erase_if(scan.in_the_way,
+                  [](const Straggler& s) { return s.only_deleted; });
+    if (!scan.in_the_way.empty()) {
+      outcome_.stragglers = scan.in_the_way;
+      return Fail(ErrorCode::kConflict,
+                  "in the way: " + NamesOf(scan.in_the_way));
+    }
     TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
     RoundRequest round = MakeRound(std::move(scan), nullptr);
     round.rules.defer_foreign_directories = true;
+    round.all_must_move = true;
     round.gate = true;
     round.before_swap = [this](int64_t deadline) -> Status {
       TRY(deps_.overlay->CommitSource(deadline));
@@ -90,6 +102,7 @@ class Return {
     round.bystanders = std::move(scan.bystanders);
     round.own = request_.own;
     round.rules.own_namespace = own_ns_;
+    round.rules.leave_deleted = true;
     round.opener = opener_.get();
     round.pause_ns = request_.pause_ns;
     return round;

@@ -34,11 +34,11 @@ struct ReturnRequest {
   int64_t total_ns = 30'000'000'000;
 };
 
-// committed: DIR shows the bare source. Holders that cannot be moved (mapped
-// files, locks) stay on the overlay and are reported; the status is then
-// kConflict and the overlay must go on being served until they leave; calling
-// again goes on from there. Before the commit a failure leaves the overlay on
-// and everybody on it.
+// committed: DIR shows the bare source. Before the commit a failure leaves the
+// overlay on and everybody on it: so does a holder that cannot be moved (mapped
+// files, locks), which is reported. Deleted files stay on the overlay; the
+// status is then kConflict, and the overlay must go on being served until they
+// are closed. Calling again goes on from there.
 Outcome RunReturn(const Deps& deps, const ReturnRequest& request);
 
 }  // namespace livemv::cutover

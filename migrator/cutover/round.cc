@@ -9,7 +9,6 @@
 #include "core/fault_points.h"
 #include "core/log.h"
 #include "core/thread_priority.h"
-#include "migrator/proc/verdict.h"
 
 namespace livemv::cutover {
 
@@ -281,8 +280,8 @@ class Round {
   Status RefuseStragglers() {
     std::set<uint64_t> written = proc::WrittenInodes(frozen_);
     for (const proc::Holder& holder : frozen_) {
-      proc::Verdict verdict = proc::Judge(holder, written);
-      if (verdict.movability == proc::Movability::kBlocks)
+      proc::Verdict verdict = JudgeBy(request_.rules, holder, written);
+      if (verdict.Blocks())
         return Fail(ErrorCode::kConflict,
                     "process " + std::to_string(holder.pid) + " (" +
                         holder.comm + ") cannot be moved any more: " +

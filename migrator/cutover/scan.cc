@@ -21,11 +21,10 @@ std::string NamesOf(const std::vector<Straggler>& stragglers) {
   return names;
 }
 
-Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree, int root_fd,
-                      const std::set<pid_t>& own,
-                      const std::set<pid_t>& accepted) {
+Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree,
+                      const std::set<pid_t>& own, const ScanRules& rules) {
   proc::Options options;
-  options.root_fd = root_fd;
+  options.root_fd = rules.root_fd;
   options.exclude = own;
   ASSIGN_OR_RETURN(proc::Snapshot snapshot,
                    deps.scanner->Capture(tree, options));
@@ -36,9 +35,18 @@ Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree, int root_fd,
     if (own.contains(holder.pid) || own.contains(holder.ppid))
       continue;
     proc::Verdict verdict = proc::Judge(holder, written);
-    Straggler straggler{holder.pid, holder.comm, verdict.Line(), false, false};
-    if (verdict.movability == proc::Movability::kBlocks) {
-      straggler.accepted = accepted.contains(holder.pid);
+    bool only_deleted = false;
+    if (rules.leave_deleted && verdict.Blocks()) {
+      proc::Holder living = WithoutDeleted(holder);
+      proc::Verdict of_living = proc::Judge(living, written);
+      only_deleted = !HasSeats(living) && !of_living.Blocks();
+      if (HasSeats(living))
+        verdict = std::move(of_living);
+    }
+    Straggler straggler{holder.pid, holder.comm, verdict.Line()};
+    straggler.only_deleted = only_deleted;
+    if (verdict.Blocks()) {
+      straggler.accepted = rules.accepted.contains(holder.pid);
       (straggler.accepted ? scan.accepted : scan.in_the_way)
           .push_back(std::move(straggler));
       scan.bystanders.push_back(std::move(holder));
@@ -53,11 +61,11 @@ Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree, int root_fd,
 }
 
 Result<Scan> ScanSettled(const Deps& deps, const proc::TreeRef& tree,
-                         int root_fd, const std::set<pid_t>& own,
-                         const std::set<pid_t>& accepted, int64_t settle_ns) {
+                         const std::set<pid_t>& own, const ScanRules& rules,
+                         int64_t settle_ns) {
   int64_t until = deps.clock->NowNs() + settle_ns;
   for (;;) {
-    ASSIGN_OR_RETURN(Scan scan, ScanTree(deps, tree, root_fd, own, accepted));
+    ASSIGN_OR_RETURN(Scan scan, ScanTree(deps, tree, own, rules));
     if (scan.in_the_way.empty() || deps.clock->NowNs() >= until)
       return scan;
     TRY(deps.Continue("while waiting for a holder"));

@@ -24,18 +24,24 @@ struct Scan {
   bool NobodyLeft() const { return movers.empty() && in_the_way.empty(); }
 };
 
+struct ScanRules {
+  // For what is looked up in the tree, as in proc::Options.
+  int root_fd = -1;
+  // Deleted files stay where they are, and a holder that has others too is a
+  // mover: nobody else can reach what has no name.
+  bool leave_deleted = false;
+  std::set<pid_t> accepted = {};
+};
+
 // own: our processes; their children (a guardian, a helper) count as ours.
-// root_fd as in proc::Options.
 core::Result<Scan> ScanTree(const Deps& deps, const proc::TreeRef& tree,
-                            int root_fd, const std::set<pid_t>& own,
-                            const std::set<pid_t>& accepted);
+                            const std::set<pid_t>& own, const ScanRules& rules);
 
 // Scans until nobody is in the way, at most for settle_ns: a directory read
 // half-way or a lock held for an instant is gone at the next look.
 core::Result<Scan> ScanSettled(const Deps& deps, const proc::TreeRef& tree,
-                               int root_fd, const std::set<pid_t>& own,
-                               const std::set<pid_t>& accepted,
-                               int64_t settle_ns);
+                               const std::set<pid_t>& own,
+                               const ScanRules& rules, int64_t settle_ns);
 
 // "process 12 (vi): holds a lock; process ..."
 std::string NamesOf(const std::vector<Straggler>& stragglers);

@@ -31,6 +31,7 @@ struct Verdict {
   std::vector<Reason> reasons;  // empty for kMovable
   // The reasons in one line; "" for kMovable.
   std::string Line() const;
+  bool Blocks() const { return movability == Movability::kBlocks; }
 };
 
 // Inodes of the tree that some holder can write: through a descriptor or a

@@ -1,5 +1,6 @@
 """Abort, faults at each step, processes that cannot be moved, full disks: the
 application never notices more than a stall."""
+import fcntl
 import json
 import os
 import re
@@ -43,6 +44,60 @@ class Abort(bed.Bed):
         self.livemv("abort", self.disk, "--wait")
         self.assertEqual(self.listed(), [])
         self.assertEqual(bed.difference(before, bed.tree(self.disk)), "")
+
+    def test_abort_waits_for_a_lock(self):
+        """Its holder would lock the overlay's file, and others the source's."""
+        (self.disk / "locked").write_bytes(b"before,")
+        source = os.stat(self.disk).st_dev
+        self.start("--cutover=wait", "--wait")
+        overlay = os.stat(self.disk).st_dev
+        self.assertNotEqual(overlay, source)
+        holder = self.spawn("flock", self.disk / "locked", "cat", cwd="/",
+                            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        with open(self.disk / "locked", "ab") as f:
+            def taken():
+                try:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+                fcntl.flock(f, fcntl.LOCK_UN)
+                return False
+            bed.poll("the lock is held", taken)
+            self.livemv("abort", self.disk)
+            bed.poll("its holder is named",
+                     lambda: f"process {holder.pid}" in str(self.status().get("reason")), 60)
+            self.assertEqual(self.status()["state"], "aborting")
+            self.assertEqual(os.stat(self.disk).st_dev, overlay)
+            self.assertTrue(taken())
+            f.write(b"while it waits")
+        holder.stdin.close()
+        bed.poll("the abort ends", lambda: self.listed() == [], 60)
+        self.assertEqual(os.stat(self.disk).st_dev, source)
+        self.assertEqual((self.disk / "locked").read_bytes(), b"before,while it waits")
+
+    def test_abort_leaves_a_deleted_file_and_moves_what_else_its_holder_has(self):
+        source = os.stat(self.disk).st_dev
+        self.start("--cutover=wait", "--wait")
+        gone, log = (os.open(self.disk / name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+                     for name in ("gone", "log"))
+        self.addCleanup(os.close, log)
+        try:
+            os.write(gone, b"scratch")
+            os.unlink(self.disk / "gone")
+            os.write(log, b"while live,")
+            self.livemv("abort", self.disk)
+            bed.poll("the log is on the source", lambda: os.fstat(log).st_dev == source, 60)
+            self.assertEqual(os.stat(self.disk).st_dev, source)
+            with open(self.disk / "log", "ab") as f:
+                f.write(b"by another,")
+            os.write(log, b"afterwards")
+            self.assertEqual(os.pread(log, 100, 0), b"while live,by another,afterwards")
+            os.write(gone, b", more")
+            self.assertEqual(os.pread(gone, 100, 0), b"scratch, more")
+            self.assertEqual(self.status()["state"], "aborting")
+        finally:
+            os.close(gone)
+        bed.poll("the abort ends", lambda: self.listed() == [], 60)
 
     def test_abort_is_refused_when_the_growth_does_not_fit(self):
         (self.disk / "ballast").write_bytes(bytes(200 << 20))

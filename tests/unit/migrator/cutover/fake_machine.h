@@ -46,6 +46,7 @@ struct FakeDescription {
   int64_t pos = 0;
   uint64_t ns = kOwnNs;  // of the mount it lies on
   std::string shown = {};  // by /proc, if not path
+  bool deleted = false;
 };
 
 struct FakeProcess {
@@ -452,7 +453,8 @@ class FakeMachine : public ProcessScanner,
     place.dev = d.dev;
     place.ino = files.at(d.path);
     place.mode = (d.flags & O_DIRECTORY) != 0 ? S_IFDIR : S_IFREG;
-    place.nlink = 1;
+    place.nlink = d.deleted ? 0 : 1;
+    place.deleted = d.deleted;
     place.path = d.shown.empty() ? d.path : d.shown;
     return place;
   }

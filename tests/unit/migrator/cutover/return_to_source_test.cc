@@ -96,18 +96,55 @@ TEST_F(ReturnTest, AHandleThatWasNotToldIsAskedForAgain) {
   ExpectEverybodyOn(kSource);
 }
 
-TEST_F(ReturnTest, AHolderThatCannotBeMovedStaysServedAndIsNamed) {
+TEST_F(ReturnTest, AHolderThatCannotBeMovedIsWaitedForWithTheOverlayOn) {
   m_.Writer(10, kOverlay);
   m_.Writer(11, kOverlay).locked = true;
+  std::string before = m_.Picture();
   Outcome outcome = Run();
   ASSERT_FALSE(outcome.status);
-  EXPECT_TRUE(outcome.committed);
+  EXPECT_FALSE(outcome.committed);
   EXPECT_EQ(outcome.status.error().code, ErrorCode::kConflict);
   ASSERT_EQ(outcome.stragglers.size(), 1u);
   EXPECT_EQ(outcome.stragglers[0].pid, 11);
-  EXPECT_EQ(m_.Shown(), kSource);
-  EXPECT_EQ(m_.descriptions[m_.processes[10].cwd].dev, kSource);
+  EXPECT_EQ(m_.Acts("Freeze"), 0);
+  EXPECT_EQ(m_.Picture(), before);
   m_.processes[11].locked = false;
+  outcome = Run();
+  ASSERT_TRUE(outcome.status);
+  EXPECT_TRUE(outcome.stragglers.empty());
+  ExpectEverybodyOn(kSource);
+}
+
+TEST_F(ReturnTest, WhoTakesALockJustBeforeTheFreezeIsWaitedForToo) {
+  m_.Writer(10, kOverlay);
+  m_.Writer(11, kOverlay);
+  m_.then["Freeze"] = [this] { m_.processes[11].locked = true; };
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_FALSE(outcome.committed);
+  EXPECT_EQ(m_.Shown(), kOverlay);
+  EXPECT_FALSE(m_.gate_closed);
+  ExpectEverybodyOn(kOverlay);
+}
+
+TEST_F(ReturnTest, WhatNoNameLeadsToStaysAndTheRestOfItsHolderIsMoved) {
+  m_.Writer(10, kOverlay);
+  m_.Writer(11, kOverlay);
+  int gone = m_.processes[11].fds[3];
+  m_.descriptions[gone].deleted = true;
+  m_.processes[11].fds[5] = m_.processes[10].fds[3];
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_TRUE(outcome.committed);
+  EXPECT_EQ(m_.Shown(), kSource);
+  EXPECT_EQ(m_.descriptions[gone].dev, kOverlay);
+  EXPECT_EQ(m_.descriptions[m_.processes[11].cwd].dev, kSource);
+  EXPECT_EQ(m_.descriptions[m_.processes[11].fds[5]].dev, kSource);
+  EXPECT_EQ(m_.processes[11].fds[5], m_.processes[10].fds[3]);
+  ASSERT_EQ(outcome.stragglers.size(), 1u);
+  EXPECT_EQ(outcome.stragglers[0].pid, 11);
+  EXPECT_EQ(outcome.rounds, 1) << "nobody is frozen for nothing";
+  m_.processes[11].fds.erase(3);
   ASSERT_TRUE(Run().status);
   ExpectEverybodyOn(kSource);
 }
