@@ -17,7 +17,7 @@ using core::Status;
 
 namespace {
 
-constexpr int64_t kSettleNs = 2'000'000'000;
+constexpr int64_t kSettleNs = 500'000'000;
 constexpr int64_t kLookAgainNs = 10'000'000;
 constexpr int64_t kLongestWaitNs = 200'000'000;
 
@@ -75,7 +75,8 @@ class Return {
                   [](const Straggler& s) { return s.only_deleted; });
     if (!scan.in_the_way.empty()) {
       outcome_.stragglers = scan.in_the_way;
-      return Fail(ErrorCode::kConflict,
+      // Not kConflict: it was waited for, and is looked for again later.
+      return Fail(ErrorCode::kInvalid,
                   "in the way: " + NamesOf(scan.in_the_way));
     }
     TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
@@ -139,6 +140,8 @@ class Return {
       } else if (clean == 0 && scan.in_the_way.empty()) {
         // Only programs that run from the overlay: they end in their time.
         return StillThere(std::move(scan));
+      } else if (clean == 0) {
+        wait = std::min(wait * 2, kLongestWaitNs);
       }
       deps_.clock->WaitNs(wait);
     }

@@ -103,10 +103,10 @@ TEST_F(ReturnTest, AHolderThatCannotBeMovedIsWaitedForWithTheOverlayOn) {
   Outcome outcome = Run();
   ASSERT_FALSE(outcome.status);
   EXPECT_FALSE(outcome.committed);
-  EXPECT_EQ(outcome.status.error().code, ErrorCode::kConflict);
   ASSERT_EQ(outcome.stragglers.size(), 1u);
   EXPECT_EQ(outcome.stragglers[0].pid, 11);
   EXPECT_EQ(m_.Acts("Freeze"), 0);
+  EXPECT_LT(m_.Acts("Capture"), 100) << "waiting costs little";
   EXPECT_EQ(m_.Picture(), before);
   m_.processes[11].locked = false;
   outcome = Run();
