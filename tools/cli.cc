@@ -264,6 +264,9 @@ Parsed Parse(const std::vector<std::string>& args) {
   for (const VerbRow& candidate : kVerbs)
     if (args[0] == candidate.name)
       row = &candidate;
+  if (row == nullptr && args[0].starts_with("-"))
+    return Refuse("livemv: the verb comes first, options after it: livemv VERB " +
+                  args[0] + " ...; 'livemv --help' lists the verbs");
   if (row == nullptr) {
     std::string near = Nearest(args[0]);
     return Refuse("livemv: unknown verb '" + args[0] + "'" +

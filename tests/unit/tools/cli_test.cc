@@ -110,6 +110,12 @@ TEST(Cli, AnUnknownVerbSuggestsTheNearest) {
             std::string::npos);
 }
 
+TEST(Cli, OptionsBeforeTheVerbAreToldWhereTheyBelong) {
+  EXPECT_NE(Parse({"--state-dir=/x", "status"}).text.find(
+                "livemv VERB --state-dir=/x"),
+            std::string::npos);
+}
+
 TEST(Cli, HelpAndVersionAreNoErrors) {
   Parsed p = Parse({"--help"});
   EXPECT_FALSE(p.run);
