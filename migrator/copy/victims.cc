@@ -234,6 +234,10 @@ core::Status Victims::EmptyVictims(uint64_t* count) {
 
 core::Result<std::optional<FileId>> Victims::WithoutPlace() {
   const int slots = lane_->objects->SlotsFd();
+  // RemovePrivate has found none left; a silly name among the victims stopped
+  // it after that.
+  if (slots < 0)
+    return std::nullopt;
   ASSIGN_OR_RETURN(std::vector<core::DirEntry> all, List(slots));
   for (const core::DirEntry& slot : all) {
     const std::optional<FileId> id = ObjectStore::IdOfSlot(slot.name);

@@ -1029,6 +1029,18 @@ TEST_F(Names, WhatLivesAndHasNoPlaceIsToldBeforeItIsLeftBehind) {
   ExpectSettles();
 }
 
+// NFS keeps a file that is open under a name of its own in the directory that
+// it was deleted from.
+TEST_F(Names, ASillyNameAmongTheVictimsIsNothingThatLivesWithoutAPlace) {
+  PlantFile("f");
+  Start();
+  ExpectSettles();
+  MustDo(sys_.MkDirAt(worker_->objects->VictimsFd(),
+                      ".nfs0123456789abcdef01234567", 0700));
+  EXPECT_EQ(worker_->victims->RemovePrivate().error().sys_errno, ENOTEMPTY);
+  EXPECT_EQ(Must(worker_->victims->WithoutPlace()), std::nullopt);
+}
+
 TEST_F(Names, WhatIsLeftInTheSlotsKeepsThePrivateDirectory) {
   Start();
   CreateFile(kRootId, "f", "x");  // has an object and no place yet
