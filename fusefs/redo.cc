@@ -307,7 +307,8 @@ void Redo::HoldBack(core::MutexLock& lock, uint64_t places) {
   promised_ = std::max(promised_, clean_) + 2 * places;
   const uint64_t mine = promised_;
   const int64_t until = sys_->MonotonicNs() + options_.longest_hold_ns;
-  for (int64_t left = options_.longest_hold_ns; left > 0 && clean_ < mine && rushing_ == 0 && Behind();
+  for (int64_t left = options_.longest_hold_ns;
+       left > 0 && clean_ < mine && rushing_ == 0 && Behind();
        left = until - sys_->MonotonicNs())
     cleaned_.WaitFor(lock, left);
   holding_--;

@@ -65,15 +65,17 @@ class Return {
   }
 
   // Whoever is in the way is waited for: it would stay on the overlay, with
-  // its lock or what it has cached, beside a source that others write.
+  // its lock or what it has cached, beside a source that others write. Once DIR
+  // shows the source, whoever can be moved is, whatever another holds.
   Status Commit() {
+    const bool covered = views_.OverlayIsOnTop();
     ASSIGN_OR_RETURN(Scan scan, ScanSettled(deps_, request_.overlay_tree,
                                             request_.own,
                                             {.leave_deleted = true},
                                             kSettleNs));
     std::erase_if(scan.in_the_way,
                   [](const Straggler& s) { return s.only_deleted; });
-    if (!scan.in_the_way.empty()) {
+    if (covered && !scan.in_the_way.empty()) {
       outcome_.stragglers = scan.in_the_way;
       // Not kConflict: it was waited for, and is looked for again later.
       return Fail(ErrorCode::kInvalid,
@@ -82,7 +84,7 @@ class Return {
     TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
     RoundRequest round = MakeRound(std::move(scan), nullptr);
     round.rules.defer_foreign_directories = true;
-    round.all_must_move = true;
+    round.all_must_move = covered;
     round.gate = true;
     round.before_swap = [this](int64_t deadline) -> Status {
       TRY(deps_.overlay->CommitSource(deadline));

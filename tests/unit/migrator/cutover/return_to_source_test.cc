@@ -127,6 +127,20 @@ TEST_F(ReturnTest, WhoTakesALockJustBeforeTheFreezeIsWaitedForToo) {
   ExpectEverybodyOn(kOverlay);
 }
 
+TEST_F(ReturnTest, OnceTheSourceIsShownALockKeepsNobodyElseOnTheOverlay) {
+  m_.Writer(10, kOverlay);
+  m_.then["Thaw"] = [this] { m_.Writer(11, kOverlay).locked = true; };
+  ASSERT_FALSE(Run().status);
+  EXPECT_EQ(m_.Shown(), kSource);
+  m_.then.clear();
+  m_.Writer(12, kOverlay);
+  Outcome outcome = Run();
+  EXPECT_TRUE(outcome.committed);
+  EXPECT_EQ(m_.descriptions[m_.processes[12].fds[3]].dev, kSource);
+  ASSERT_EQ(outcome.stragglers.size(), 1u);
+  EXPECT_EQ(outcome.stragglers[0].pid, 11);
+}
+
 TEST_F(ReturnTest, WhatNoNameLeadsToStaysAndTheRestOfItsHolderIsMoved) {
   m_.Writer(10, kOverlay);
   m_.Writer(11, kOverlay);
