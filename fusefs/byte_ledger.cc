@@ -61,7 +61,7 @@ Status ByteLedger::Load(FileRecord& r) {
   std::optional<uint64_t> cut;
   {
     MutexLock lock(r.mu);
-    if (r.facts.size_known)
+    if (r.facts.size_known && !r.direct)
       return {};
     pinned = r.facts.pinned;
     cut = r.cut;
@@ -84,6 +84,10 @@ Status ByteLedger::Load(FileRecord& r) {
     }
   }
   MutexLock lock(r.mu);
+  if (r.direct) {
+    r.facts.size = size;
+    return {};
+  }
   if (r.facts.size_known)
     return {};
   if (r.facts.pinned) {
@@ -192,7 +196,7 @@ Status ByteLedger::TargetSyncFailed(FileRecord& r, int err, bool keep) {
   if (switches_.failed_fsync_moves)
     r.gens.MoveAll();
   bool alone = r.facts.size > r.facts.map.local_end() ||
-               r.facts.map.RemoteBytes() != 0;
+               r.facts.map.RemoteBytes() != 0 || r.direct;
   if (keep && alone && r.facts.size_known)
     r.fsync_error = r.flush_error = err;
   if (!switches_.failed_fsync_withdraws)

@@ -28,6 +28,14 @@ DataPath::DataPath(ByteLedger* ledger, TargetWriter* writer, Options options)
       writer_(writer),
       options_(options) {}
 
+namespace {
+
+bool IsLater(const struct statx_timestamp& a, const struct statx_timestamp& b) {
+  return a.tv_sec != b.tv_sec ? a.tv_sec > b.tv_sec : a.tv_nsec > b.tv_nsec;
+}
+
+}  // namespace
+
 Result<SharedFd> DataPath::AloneFd(FileId id) {
   return serving_ == Serving::kTargetOnly ? objects_->Data(id)
                                           : source_->Data(id);
@@ -37,6 +45,28 @@ Result<FileRef> DataPath::Loaded(FileId id) {
   FileRef r = table_->Get(id);
   TRY(ledger_->Load(*r));
   return r;
+}
+
+DataPath::Asking::Asking(DataPath* path) : path_(path) {
+  MutexLock lock(path_->asking_mu_);
+  const int64_t until =
+      path_->sys_->MonotonicNs() + path_->options_.double_write_limit_ns;
+  while (path_->asking_ >= kMostAsking) {
+    const int64_t left = until - path_->sys_->MonotonicNs();
+    if (left <= 0)
+      return;
+    path_->asked_.WaitFor(lock, left);
+  }
+  path_->asking_++;
+  may_ = true;
+}
+
+DataPath::Asking::~Asking() {
+  if (!may_)
+    return;
+  MutexLock lock(path_->asking_mu_);
+  path_->asking_--;
+  path_->asked_.NotifyOne();
 }
 
 DataPath::Touching::Touching(DataPath* path, FileId id)
@@ -65,8 +95,19 @@ Status DataPath::KillSuidGid(const SharedFd& fd) {
   return {};
 }
 
+bool DataPath::IsDirect(FileId id) {
+  FileRef r = table_->Find(id);
+  return r && IsDirect(*r);
+}
+
+bool DataPath::IsDirect(FileRecord& r) {
+  MutexLock lock(r.mu);
+  return r.direct.has_value();
+}
+
 Status DataPath::TouchTimes(FileRecord& r) {
-  ASSIGN_OR_RETURN(SharedFd fd, source_->Path(r.id));
+  ASSIGN_OR_RETURN(SharedFd fd, IsDirect(r) ? objects_->Path(r.id)
+                                            : source_->Path(r.id));
   struct timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
   return sys_->UTimens(fd->Get(), times);
 }
@@ -149,7 +190,7 @@ Result<off_t> DataPath::LSeek(FileId id, off_t off, int whence) {
     return core::FailSys(EINVAL, "lseek: only SEEK_DATA and SEEK_HOLE");
   if (off < 0)
     return core::FailSys(ENXIO, "lseek");
-  if (!Split()) {
+  if (!IsSplit(id)) {
     ASSIGN_OR_RETURN(SharedFd fd, AloneFd(id));
     return sys_->LSeek(fd->Get(), off, whence);
   }
@@ -208,7 +249,7 @@ Result<off_t> DataPath::SeekSplit(FileRecord& r, uint64_t off, int whence) {
 // --------------------------------------------------------------- looking
 
 Result<uint64_t> DataPath::SizeOf(FileId id) {
-  if (!Split()) {
+  if (!IsSplit(id)) {
     ASSIGN_OR_RETURN(SharedFd fd, serving_ == Serving::kTargetOnly
                                       ? objects_->Path(id)
                                       : source_->Path(id));
@@ -221,11 +262,13 @@ Result<uint64_t> DataPath::SizeOf(FileId id) {
 }
 
 Status DataPath::Complete(FileId id, core::Stat* stat) {
-  if (!Split())
+  if (!IsSplit(id))
     return {};
   FileRef r = table_->Find(id);
   if (!r)
     return {};
+  if (IsDirect(*r))
+    return CompleteDirect(*r, stat);
   TRY(ledger_->Load(*r));
   MutexLock lock(r->mu);
   stat->stx_size = r->facts.size;
@@ -238,6 +281,45 @@ Status DataPath::Complete(FileId id, core::Stat* stat) {
   alone += r->facts.map.RemoteBytes();
   stat->stx_blocks += (alone + 511) / 512;
   return {};
+}
+
+// Its size and times are the object's. What a chmod or chown did is the source's
+// to say; the applier's own changes of the object are nobody's business.
+Status DataPath::CompleteDirect(FileRecord& r, core::Stat* stat) {
+  Asking asking(this);
+  if (!asking.may()) {
+    MutexLock lock(r.mu);
+    stat->stx_size = r.facts.size;  // as it was known last
+    return {};
+  }
+  ASSIGN_OR_RETURN(SharedFd fd, objects_->Path(r.id));
+  ASSIGN_OR_RETURN(core::Stat is, sys_->StatAt(fd->Get(), ""));
+  stat->stx_size = is.stx_size;
+  stat->stx_blocks += is.stx_blocks;
+  stat->stx_atime = is.stx_atime;
+  stat->stx_mtime = is.stx_mtime;
+  const struct statx_timestamp& written =
+      IsLater(is.stx_mtime, is.stx_ctime) ? is.stx_ctime : is.stx_mtime;
+  if (IsLater(written, stat->stx_ctime))
+    stat->stx_ctime = written;
+  MutexLock lock(r.mu);
+  if (r.direct)  // still
+    r.facts.size = is.stx_size;
+  return {};
+}
+
+Status DataPath::ChangeTimes(FileId id, const struct timespec times[2],
+                             const std::function<Status()>& on_source) {
+  FileRef r = table_->Find(id);
+  if (!r || !IsWhollyRemote(*r))
+    return on_source();
+  // Neither becoming direct nor its end comes in between.
+  MutexLock writes(r->write_mu);
+  TRY(on_source());
+  if (!IsDirect(*r))
+    return {};
+  ASSIGN_OR_RETURN(SharedFd fd, objects_->Path(id));
+  return sys_->UTimens(fd->Get(), times);
 }
 
 Status DataPath::NewFile(FileId id) {

@@ -14,6 +14,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -76,10 +77,18 @@ class DataPath {
   core::Result<uint64_t> SizeOf(FileId id);
   // stat holds what the source says of id; fills in size and blocks. Times
   // need nothing: the source's inode has them (every change that goes to the
-  // target alone touches them first). Does nothing but in kRedirect and
-  // kAborting. Blocks on the target only for a pinned file not used since a
-  // restart.
+  // target alone touches them first), but for a direct file (passthrough.h),
+  // of which the object is asked. Does nothing but in kRedirect and kAborting.
+  // Blocks on the target only for such files, and for a pinned file not used
+  // since a restart.
   core::Status Complete(FileId id, core::Stat* stat);
+
+  // Size and times are the target's to say.
+  bool IsDirect(FileId id);
+  // Explicit times of a file: on_source sets them there, and a direct file's
+  // object gets them too.
+  core::Status ChangeTimes(FileId id, const struct timespec times[2],
+                           const std::function<core::Status()>& on_source);
 
   // A file was created on the source as a placeholder: its local end is 0.
   // Before anybody can open it. Appends, does not sync.
@@ -99,9 +108,16 @@ class DataPath {
     const Serving now = serving_;
     return now == Serving::kRedirect || now == Serving::kAborting;
   }
+  // Also of a deleted file that the kernel goes on writing after an abort.
+  bool IsSplit(FileId id) {
+    return Split() || (serving_ == Serving::kSourceOnly && IsDirect(id));
+  }
   core::Result<SharedFd> AloneFd(FileId id);  // kSourceOnly, kTargetOnly
   core::Status KillSuidGid(const SharedFd& fd);
+  static bool IsDirect(FileRecord& r);
   core::Status TouchTimes(FileRecord& r);
+  core::Status CompleteDirect(FileRecord& r, core::Stat* stat);
+  core::Status ResizeDirect(FileRecord& r, uint64_t size);
   // A record with its size known.
   core::Result<FileRef> Loaded(FileId id);
   // Times of id's source, or of its object, are being moved as long as it
@@ -117,6 +133,23 @@ class DataPath {
     BytesListener* const listener_;
     const FileId id_;
   };
+
+  // One of the threads that ask a target, which may be away, for what every
+  // listing of a directory wants to know. The others must stay free for what
+  // the source answers: who finds no place within the limit goes without.
+  class Asking {
+   public:
+    explicit Asking(DataPath* path);
+    ~Asking();
+    Asking(const Asking&) = delete;
+    Asking& operator=(const Asking&) = delete;
+    bool may() const { return may_; }
+
+   private:
+    DataPath* const path_;
+    bool may_ = false;
+  };
+  static constexpr int kMostAsking = 8;
 
   // The ones below hold r.write_mu.
   // Waits until no owed cut reaches below end.
@@ -162,7 +195,7 @@ class DataPath {
   core::Status AllocateSplit(FileRecord& r, int mode, uint64_t off,
                              uint64_t len);
 
-  static bool HasAlone(const FileRecord& r);
+  static bool OwesAlone(const FileRecord& r);
   // The object, whose failure is told to whoever called. The marks: as they
   // were before.
   core::Status SyncAlone(FileRecord& r, uint32_t alone_mark,
@@ -183,6 +216,9 @@ class DataPath {
   TargetWriter* const writer_;
   const Options options_;
   std::atomic<Serving> serving_ = Serving::kSourceOnly;
+  core::Mutex asking_mu_;
+  core::CondVar asked_;
+  int asking_ = 0;  // guarded by asking_mu_
 };
 
 }  // namespace livemv::fusefs

@@ -19,7 +19,7 @@ using core::Status;
 using state::ByteMap;
 
 Status DataPath::Truncate(FileId id, uint64_t size, bool kill_suidgid) {
-  if (!Split()) {
+  if (!IsSplit(id)) {
     ASSIGN_OR_RETURN(SharedFd fd, AloneFd(id));
     if (kill_suidgid)
       TRY(KillSuidGid(fd));
@@ -32,6 +32,8 @@ Status DataPath::Truncate(FileId id, uint64_t size, bool kill_suidgid) {
     ASSIGN_OR_RETURN(SharedFd fd, source_->Path(id));
     TRY(KillSuidGid(fd));
   }
+  if (IsDirect(*r))
+    return ResizeDirect(*r, size);
   uint64_t old_size;
   {
     MutexLock lock(r->mu);
@@ -51,6 +53,21 @@ Status DataPath::Truncate(FileId id, uint64_t size, bool kill_suidgid) {
   else
     status = TouchTimes(*r);
   return status;
+}
+
+// No cut may be owed that would come after the kernel's own writes, and none is
+// needed: the local end is 0 already, and like any truncate this one is durable
+// by the next fsync. The kernel lets no write in meanwhile (fs/fuse/dir.c and
+// passthrough.c take the inode's lock).
+Status DataPath::ResizeDirect(FileRecord& r, uint64_t size) {
+  TRY(AwaitPredecessor(r));
+  ASSIGN_OR_RETURN(SharedFd fd, objects_->Data(r.id));
+  if (Status resized = sys_->FTruncate(fd->Get(), size); !resized)
+    return core::Fail(std::move(resized).error().With("target"));
+  MutexLock lock(r.mu);
+  r.facts.size = size;
+  r.facts.alone_dirty.Dirty();
+  return {};
 }
 
 Status DataPath::ShrinkImplicit(FileRecord& r, uint64_t size) {
@@ -158,7 +175,7 @@ Status DataPath::FAllocate(FileId id, int mode, uint64_t off, uint64_t len) {
                          "not possible while they are split");
   if (len == 0)
     return core::FailSys(EINVAL, "fallocate of nothing");
-  if (!Split()) {
+  if (!IsSplit(id)) {
     ASSIGN_OR_RETURN(SharedFd fd, AloneFd(id));
     return sys_->FAllocate(fd->Get(), mode, off, len);
   }

@@ -14,7 +14,7 @@ using core::Result;
 using core::Status;
 
 Status DataPath::FSync(FileId id, bool data_only) {
-  if (Split()) {
+  if (IsSplit(id)) {
     if (FileRef r = table_->Find(id)) {
       TRY(ledger_->Load(*r));
       return SyncSplit(*r, data_only);
@@ -34,7 +34,7 @@ Status DataPath::SyncSplit(FileRecord& r, bool data_only) {
     alone_mark = r.facts.alone_dirty.Mark();
     double_mark = r.facts.double_dirty.Mark();
     source = r.facts.source_dirty.IsDirty();
-    alone = r.facts.alone_dirty.IsDirty() && HasAlone(r);
+    alone = OwesAlone(r);
     doubles = r.facts.double_dirty.IsDirty() && r.facts.pinned;
   }
   if (source && on.fsync_source) {
@@ -78,10 +78,13 @@ Status DataPath::SyncSplit(FileRecord& r, bool data_only) {
   return {};
 }
 
-// Whether the target alone has bytes of r; r.mu held.
-bool DataPath::HasAlone(const FileRecord& r) {
-  return r.facts.size > r.facts.map.local_end() ||
-         r.facts.map.RemoteBytes() != 0;
+// Whether the target alone has bytes of r that may not be durable; r.mu held.
+bool DataPath::OwesAlone(const FileRecord& r) {
+  if (r.direct)
+    return true;  // written unseen
+  return r.facts.alone_dirty.IsDirty() &&
+         (r.facts.size > r.facts.map.local_end() ||
+          r.facts.map.RemoteBytes() != 0);
 }
 
 Status DataPath::SyncAlone(FileRecord& r, uint32_t alone_mark,
@@ -156,8 +159,7 @@ Status DataPath::Flush(FileId id) {
   if (!r)
     return {};
   MutexLock lock(r->mu);
-  if (options_.tells_at_close && r->facts.alone_dirty.IsDirty() &&
-      HasAlone(*r)) {
+  if (options_.tells_at_close && OwesAlone(*r)) {
     const uint32_t alone_mark = r->facts.alone_dirty.Mark();
     const uint32_t double_mark = r->facts.double_dirty.Mark();
     lock.unlock();

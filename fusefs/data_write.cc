@@ -65,6 +65,10 @@ Result<size_t> DataPath::Write(FileId id, uint64_t off,
     ASSIGN_OR_RETURN(SharedFd fd, source_->Path(id));
     TRY(KillSuidGid(fd));
   }
+  if ((open_flags & O_APPEND) != 0 && IsDirect(*r)) {
+    ASSIGN_OR_RETURN(SharedFd fd, objects_->Data(id));
+    return sys_->WriteAppend(fd->Get(), data.data(), data.size());
+  }
   if ((open_flags & O_APPEND) != 0) {
     TRY(AwaitPredecessor(*r));  // it may still make the file longer
     MutexLock lock(r->mu);

@@ -13,6 +13,7 @@
 #include "fusefs/changes.h"
 #include "fusefs/dispatch_faults.h"
 #include "fusefs/dispatch_ops.h"
+#include "fusefs/dispatch_reply.h"
 #include "fusefs/fuse_wire.h"
 
 namespace livemv::fusefs {
@@ -46,25 +47,6 @@ wire::StatxOut ToStatxOut(const core::Stat& from, double seconds) {
   to.rdev_major = from.stx_rdev_major;
   to.rdev_minor = from.stx_rdev_minor;
   return out;
-}
-
-fuse_attr ToFuseAttr(const core::Stat& from) {
-  fuse_attr to{};
-  to.ino = from.stx_ino;
-  to.size = from.stx_size;
-  to.blocks = from.stx_blocks;
-  to.atime = static_cast<uint64_t>(from.stx_atime.tv_sec);
-  to.mtime = static_cast<uint64_t>(from.stx_mtime.tv_sec);
-  to.ctime = static_cast<uint64_t>(from.stx_ctime.tv_sec);
-  to.atimensec = from.stx_atime.tv_nsec;
-  to.mtimensec = from.stx_mtime.tv_nsec;
-  to.ctimensec = from.stx_ctime.tv_nsec;
-  to.mode = from.stx_mode;
-  to.nlink = from.stx_nlink;
-  to.uid = from.stx_uid;
-  to.gid = from.stx_gid;
-  to.blksize = from.stx_blksize;
-  return to;
 }
 
 // Of the calling thread, for the duration of one request.
@@ -138,11 +120,28 @@ void Dispatcher::FinishAnswered(const RawRequest& request) {
   core_->Release(header->nodeid, in->fh);
 }
 
+// To the core an inode has one number. False: the request must be made again
+// with the number that is right now, which the kernel does: an open that is
+// stale begins anew with a look-up (fs/namei.c, do_filp_open).
+bool Dispatcher::ToOwnNumbers(fuse_in_header* header, size_t len) {
+  const FileId asked = header->nodeid;
+  header->nodeid &= ~state::kAliasBit;
+  if (header->opcode == FUSE_LINK && len >= sizeof *header + sizeof(fuse_link_in))
+    reinterpret_cast<fuse_link_in*>(header + 1)->oldnodeid &= ~state::kAliasBit;
+  return header->opcode != FUSE_OPEN ||
+         core_->KernelNumber(header->nodeid) == asked;
+}
+
 void Dispatcher::Handle(char* bytes, size_t len) {
-  const auto* header = reinterpret_cast<const fuse_in_header*>(bytes);
+  auto* header = reinterpret_cast<fuse_in_header*>(bytes);
   if (NeedsNothing(header->opcode))
     return;
+  const bool current = ToOwnNumbers(header, len);
   RequestScope scope(transport_, header);
+  if (!current) {
+    transport_->Reply(header->unique, ESTALE, nullptr, 0);
+    return;
+  }
   if (HandleHere(header, len))
     return;
   fuse_buf buf{};
@@ -194,7 +193,7 @@ void Dispatcher::Statx(const fuse_in_header* header) {
                       nullptr, 0);
     return;
   }
-  wire::StatxOut out = ToStatxOut(*attr, core_->CacheSeconds());
+  wire::StatxOut out = ToStatxOut(*attr, core_->AttrSeconds(header->nodeid));
   transport_->Reply(header->unique, 0, &out, sizeof out);
 }
 
@@ -224,17 +223,8 @@ void Dispatcher::TmpFile(const fuse_in_header* header, size_t len) {
     return;
   }
   // No name that could be cached; the attributes are asked for.
-  struct {
-    fuse_entry_out entry;
-    fuse_open_out open;
-  } out{};
-  out.entry.nodeid = made->first.id;
-  out.entry.attr = ToFuseAttr(made->first.attr);
-  out.open.fh = made->second.fh;
-  if (made->second.direct_io)
-    out.open.open_flags = FOPEN_DIRECT_IO;
-  else if (made->second.keep_cache)
-    out.open.open_flags = FOPEN_KEEP_CACHE;
+  CreateOut out{ToEntryOut(made->first, {}), ToOpenOut(made->second)};
+  out.entry.nodeid = core_->KernelNumber(made->first.id);
   if (transport_->Reply(header->unique, 0, &out, sizeof out) != 0)
     let_go();
 }

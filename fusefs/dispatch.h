@@ -23,6 +23,7 @@
 #include "fusefs/intents.h"
 #include "fusefs/transport.h"
 
+struct fuse_in_header;
 struct fuse_session;
 
 namespace livemv::fusefs {
@@ -55,6 +56,7 @@ class Dispatcher {
   bool destroyed() const { return destroyed_; }
 
  private:
+  bool ToOwnNumbers(fuse_in_header* header, size_t len);
   bool HandleHere(const fuse_in_header* header, size_t len);
   void Statx(const fuse_in_header* header);
   void SetXattr(const fuse_in_header* header, size_t len);

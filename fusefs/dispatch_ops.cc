@@ -30,10 +30,20 @@ Caller CallerOf(fuse_req_t req) {
   return Caller{ctx->uid, ctx->gid, ctx->pid, ctx->umask};
 }
 
+// As the kernel is to know it.
+Entry ForKernel(FsCore* core, const Entry& entry) {
+  return {core->KernelNumber(entry.id), entry.attr};
+}
+
+Validity ValidityOf(FsCore* core, FileId id) {
+  return {core->CacheSeconds(), core->AttrSeconds(id)};
+}
+
 void SendEntry(fuse_req_t req, const Result<Entry>& entry) {
+  FsCore* core = Self(req)->core();
   Reply reply(req);
   if (entry)
-    reply.WithEntry(*entry, Self(req)->core()->CacheSeconds());
+    reply.WithEntry(ForKernel(core, *entry), ValidityOf(core, entry->id));
   else
     reply.Err(entry.error());
 }
@@ -59,21 +69,20 @@ void OpInit(void* self, fuse_conn_info* conn) {
 void OpLookup(fuse_req_t req, fuse_ino_t dir, const char* name) {
   FsCore* core = Self(req)->core();
   Reply reply(req);
-  double seconds = core->CacheSeconds();
   if (std::string_view(name) == ".") {
     // EXPORT_SUPPORT: "is this number alive, and what is it"; of any type.
     auto attr = core->GetAttr(dir);
     if (attr)
-      reply.WithEntry(Entry{dir, *attr}, seconds);
+      reply.WithEntry(ForKernel(core, {dir, *attr}), ValidityOf(core, dir));
     else
       reply.Err(attr.error());
     return;
   }
   auto entry = core->Lookup(dir, name);
   if (entry)
-    reply.WithEntry(*entry, seconds);
+    reply.WithEntry(ForKernel(core, *entry), ValidityOf(core, entry->id));
   else if (entry.error().Errno() == ENOENT)
-    reply.NoSuchName(seconds);
+    reply.NoSuchName(core->CacheSeconds());
   else
     reply.Err(entry.error());
 }
@@ -83,7 +92,7 @@ void OpGetAttr(fuse_req_t req, fuse_ino_t ino, fuse_file_info*) {
   Reply reply(req);
   auto attr = core->GetAttr(ino);
   if (attr)
-    reply.WithAttr(*attr, core->CacheSeconds());
+    reply.WithAttr(*attr, core->AttrSeconds(ino));
   else
     reply.Err(attr.error());
 }
@@ -125,7 +134,7 @@ void OpSetAttr(fuse_req_t req, fuse_ino_t ino, struct stat*, int,
   const auto* in = Transport::RequestBody<struct fuse_setattr_in>();
   auto attr = core->SetAttr(ino, ToChange(*in), CallerOf(req));
   if (attr)
-    reply.WithAttr(*attr, core->CacheSeconds());
+    reply.WithAttr(*attr, core->AttrSeconds(ino));
   else
     reply.Err(attr.error());
 }
@@ -222,7 +231,8 @@ void OpCreate(fuse_req_t req, fuse_ino_t dir, const char* name, mode_t mode,
     reply.Err(made.error());
     return;
   }
-  if (!reply.WithCreate(made->first, made->second, *fi, core->CacheSeconds()))
+  if (!reply.WithCreate(ForKernel(core, made->first), made->second, *fi,
+                        ValidityOf(core, made->first.id)))
     core->Release(made->first.id, made->second.fh);
 }
 
@@ -282,7 +292,7 @@ void OpWrite(fuse_req_t req, fuse_ino_t ino, const char* data, size_t size,
   // the offset of an O_APPEND write is not the kernel's to say. For the files
   // that were open then it is not afterwards either: the kernel does not ask
   // for the size before it appends (fs/fuse/file.c, fuse_direct_write_iter).
-  bool trusted = core->CacheSeconds() > 0;
+  bool trusted = !core->IsWrittenBeside(ino);
   if (trusted) {
     Result<bool> fits = IsAtTheEnd(core, ino, at, bytes);
     if (!fits)
@@ -338,7 +348,7 @@ void OpLSeek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
 
 // Bytes of one item in buf, or more than room if it does not fit.
 size_t AddItem(fuse_req_t req, char* buf, size_t room, const DirItem& item,
-               bool plus, double seconds) {
+               bool plus) {
   const char* name = item.entry.name.c_str();
   struct stat st {};
   st.st_ino = item.entry.ino;
@@ -348,9 +358,11 @@ size_t AddItem(fuse_req_t req, char* buf, size_t room, const DirItem& item,
   fuse_entry_param param{};
   // "." and "..", and items without attributes: number 0 means that this is
   // no lookup.
+  FsCore* core = Self(req)->core();
   bool dots = item.entry.name == "." || item.entry.name == "..";
   if (item.id != state::kNoFile && !dots)
-    param = ToEntryParam(Entry{item.id, item.attr}, seconds);
+    param = ToEntryParam(ForKernel(core, {item.id, item.attr}),
+                         ValidityOf(core, item.id));
   else
     param.attr = st;
   return fuse_add_direntry_plus(req, buf, room, name, &param,
@@ -361,7 +373,6 @@ void ReadDirectory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
                    bool plus) {
   FsCore* core = Self(req)->core();
   Reply reply(req);
-  double seconds = core->CacheSeconds();
   auto items = core->ReadDir(ino, off, size, plus);
   if (!items) {
     reply.Err(items.error());
@@ -371,7 +382,7 @@ void ReadDirectory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
   size_t used = 0;
   for (const DirItem& item : *items) {
     size_t room = size - used;
-    size_t need = AddItem(req, buf.data() + used, room, item, plus, seconds);
+    size_t need = AddItem(req, buf.data() + used, room, item, plus);
     if (need > room)
       break;  // the next call asks from this item's cookie on
     used += need;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cmath>
 
 #include "core/log.h"
 #include "fusefs/dispatch_faults.h"
@@ -24,6 +25,25 @@ fuse_file_info ToFileInfo(const OpenReply& open, const fuse_file_info& asked) {
   fi.keep_cache = open.keep_cache && !open.direct_io;
   fi.noflush = open.no_flush;
   return fi;
+}
+
+fuse_attr ToFuseAttr(const core::Stat& from) {
+  fuse_attr to{};
+  to.ino = from.stx_ino;
+  to.size = from.stx_size;
+  to.blocks = from.stx_blocks;
+  to.atime = static_cast<uint64_t>(from.stx_atime.tv_sec);
+  to.mtime = static_cast<uint64_t>(from.stx_mtime.tv_sec);
+  to.ctime = static_cast<uint64_t>(from.stx_ctime.tv_sec);
+  to.atimensec = from.stx_atime.tv_nsec;
+  to.mtimensec = from.stx_mtime.tv_nsec;
+  to.ctimensec = from.stx_ctime.tv_nsec;
+  to.mode = from.stx_mode;
+  to.nlink = from.stx_nlink;
+  to.uid = from.stx_uid;
+  to.gid = from.stx_gid;
+  to.blksize = from.stx_blksize;
+  return to;
 }
 
 // Errors of the machinery; all others are an answer of POSIX to the caller.
@@ -74,14 +94,43 @@ struct stat ToStat(const core::Stat& from) {
   return to;
 }
 
-fuse_entry_param ToEntryParam(const Entry& from, double seconds) {
+fuse_entry_param ToEntryParam(const Entry& from, Validity valid) {
   fuse_entry_param to{};
   to.ino = from.id;
   // A FileId is never used again for another inode, so one generation does.
   to.generation = 0;
   to.attr = ToStat(from.attr);
-  to.attr_timeout = seconds;
-  to.entry_timeout = seconds;
+  to.attr_timeout = valid.attr;
+  to.entry_timeout = valid.name;
+  return to;
+}
+
+fuse_entry_out ToEntryOut(const Entry& from, Validity valid) {
+  auto nanoseconds = [](double seconds) {
+    return static_cast<uint32_t>((seconds - std::floor(seconds)) * 1e9);
+  };
+  fuse_entry_out to{};
+  to.nodeid = from.id;
+  to.entry_valid = static_cast<uint64_t>(valid.name);
+  to.entry_valid_nsec = nanoseconds(valid.name);
+  to.attr_valid = static_cast<uint64_t>(valid.attr);
+  to.attr_valid_nsec = nanoseconds(valid.attr);
+  to.attr = ToFuseAttr(from.attr);
+  return to;
+}
+
+wire::OpenOut ToOpenOut(const OpenReply& open) {
+  wire::OpenOut to{};
+  to.fh = open.fh;
+  to.backing = open.backing;
+  if (open.backing != 0)
+    to.open_flags = wire::kOpenPassthrough;
+  else if (open.direct_io)
+    to.open_flags = FOPEN_DIRECT_IO;
+  else if (open.keep_cache)
+    to.open_flags = FOPEN_KEEP_CACHE;
+  if (open.no_flush)
+    to.open_flags |= FOPEN_NOFLUSH;
   return to;
 }
 
@@ -119,8 +168,8 @@ void Reply::Of(const core::Status& status) {
     Err(status.error());
 }
 
-void Reply::WithEntry(const Entry& entry, double seconds) {
-  fuse_entry_param param = ToEntryParam(entry, seconds);
+void Reply::WithEntry(const Entry& entry, Validity valid) {
+  fuse_entry_param param = ToEntryParam(entry, valid);
   if (Begin())
     fuse_reply_entry(request_, &param);
 }
@@ -147,14 +196,32 @@ void Reply::WithLink(const char* text) {
     fuse_reply_readlink(request_, text);
 }
 
+// libfuse does not know of backing numbers.
+bool Reply::WithRaw(const void* body, size_t len) {
+  if (!Begin())
+    return false;
+  const uint64_t unique = Transport::Request()->unique;
+  Transport* transport = Transport::Current();
+  fuse_reply_none(request_);
+  return transport->Reply(unique, 0, body, len) == 0;
+}
+
 bool Reply::WithOpen(const OpenReply& open, const fuse_file_info& asked) {
+  if (open.backing != 0) {
+    const wire::OpenOut out = ToOpenOut(open);
+    return WithRaw(&out, sizeof out);
+  }
   fuse_file_info fi = ToFileInfo(open, asked);
   return Begin() && fuse_reply_open(request_, &fi) == 0;
 }
 
 bool Reply::WithCreate(const Entry& entry, const OpenReply& open,
-                       const fuse_file_info& asked, double seconds) {
-  fuse_entry_param param = ToEntryParam(entry, seconds);
+                       const fuse_file_info& asked, Validity valid) {
+  if (open.backing != 0) {
+    const CreateOut out{ToEntryOut(entry, valid), ToOpenOut(open)};
+    return WithRaw(&out, sizeof out);
+  }
+  fuse_entry_param param = ToEntryParam(entry, valid);
   fuse_file_info fi = ToFileInfo(open, asked);
   return Begin() && fuse_reply_create(request_, &param, &fi) == 0;
 }

@@ -13,12 +13,24 @@
 
 #include "core/result.h"
 #include "fusefs/fs_core.h"
+#include "fusefs/fuse_wire.h"
 
 namespace livemv::fusefs {
 
 struct stat ToStat(const core::Stat& from);
-// seconds: how long the kernel may keep name and attributes.
-fuse_entry_param ToEntryParam(const Entry& from, double seconds);
+// How long the kernel may keep what it is told, in seconds.
+struct Validity {
+  double name = 0, attr = 0;
+};
+
+fuse_entry_param ToEntryParam(const Entry& from, Validity valid);
+
+fuse_entry_out ToEntryOut(const Entry& from, Validity valid);
+wire::OpenOut ToOpenOut(const OpenReply& open);
+struct CreateOut {
+  fuse_entry_out entry;
+  wire::OpenOut open;
+};
 
 class Reply {
  public:
@@ -32,14 +44,14 @@ class Reply {
   // can say why an application saw it.
   void Err(const core::Error& error);
   void Of(const core::Status& status);
-  void WithEntry(const Entry& entry, double seconds);
+  void WithEntry(const Entry& entry, Validity valid);
   void NoSuchName(double seconds);  // cached by the kernel if seconds > 0
   void WithAttr(const core::Stat& attr, double seconds);
   void WithLink(const char* text);
   // False: the kernel gave the open up and no RELEASE will follow.
   bool WithOpen(const OpenReply& open, const fuse_file_info& asked);
   bool WithCreate(const Entry& entry, const OpenReply& open,
-                  const fuse_file_info& asked, double seconds);
+                  const fuse_file_info& asked, Validity valid);
   void WithBytes(std::string_view bytes);
   void WithWritten(size_t bytes);
   void WithXattrSize(size_t bytes);
@@ -49,6 +61,7 @@ class Reply {
  private:
   // False if a fault point wants another answer, which was then sent.
   bool Begin();
+  bool WithRaw(const void* body, size_t len);
 
   const fuse_req_t request_;
   bool sent_ = false;

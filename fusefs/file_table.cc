@@ -65,6 +65,11 @@ bool Generations::InFlight(uint64_t chunk) const {
   return it != chunks_.end() && it->second.in_flight != 0;
 }
 
+bool IsWhollyRemote(FileRecord& r) {
+  core::MutexLock lock(r.mu);
+  return r.facts.pinned && r.facts.map.local_end() == 0;
+}
+
 // ------------------------------------------------------------- references
 
 FileRef::FileRef(FileRef&& o) noexcept
@@ -161,7 +166,8 @@ bool FileTable::Packable(const FileRecord& r) {
   return !r.cut && !r.gens.AnyInFlight() && r.provisional.empty() &&
          r.urgent.empty() && r.copier_writes.empty() && r.given_up.empty() &&
          r.becoming_remote.empty() && !r.back_range && !r.remote_back &&
-         r.fsync_error == 0 && r.flush_error == 0 && r.late_syncs == 0;
+         r.fsync_error == 0 && r.flush_error == 0 && r.late_syncs == 0 &&
+         !r.direct;
 }
 
 void FileTable::Release(FileRecord* record) {
@@ -239,11 +245,11 @@ void FileTable::Closed(FileId id) {
     shard.slots.erase(it);
 }
 
-bool FileTable::IsOpen(FileId id) {
+uint32_t FileTable::OpenCount(FileId id) {
   Shard& shard = ShardOf(id);
   core::MutexLock lock(shard.mu);
   auto it = shard.slots.find(id);
-  return it != shard.slots.end() && it->second.open != 0;
+  return it != shard.slots.end() ? it->second.open : 0;
 }
 
 // ------------------------------------------------------------------- sets

@@ -146,8 +146,22 @@ struct FileRecord {
   // with the table's mutex held too.
   bool forgotten = false;
 
+  // The kernel reads and writes the object by itself (passthrough.h). Size and
+  // times are the object's meanwhile, to be asked each time.
+  struct Direct {
+    uint32_t opens = 0;        // descriptors in that mode that were counted
+    bool others_open = false;  // and some that a predecessor has counted
+    bool may_be_mapped = false;  // by somebody who has closed it, too
+    uint32_t backing = 0;  // the kernel's number for the object; 0: none
+  };
+  std::optional<Direct> direct;
+
   uint32_t users = 0;  // guarded by the table
 };
+
+// All of its bytes are the target's. It does not end while the migration goes
+// forward, and begins with write_mu held.
+bool IsWhollyRemote(FileRecord& r);
 
 class FileTable;
 
@@ -201,7 +215,8 @@ class FileTable {
   // Descriptors that applications hold through the overlay.
   void Opened(FileId id);
   void Closed(FileId id);
-  bool IsOpen(FileId id);
+  bool IsOpen(FileId id) { return OpenCount(id) != 0; }
+  uint32_t OpenCount(FileId id);
 
   // Files that owe something; the sets are hints kept by ByteLedger.
   void SetHot(FileId id, bool hot);

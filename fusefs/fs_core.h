@@ -9,8 +9,10 @@
 // Thread contract: all operations from any thread. Operations may block on the
 // source; on the target only where rule 1 or 2 says so.
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdint>
 #include <ctime>
@@ -52,6 +54,11 @@ struct AttrChange {
   std::optional<uint64_t> size;
   std::optional<timespec> atime, mtime;  // tv_nsec may be UTIME_NOW
   bool kill_suidgid = false;  // FATTR_KILL_SUIDGID: drop setuid, setgid, caps
+  // As utimensat(2) takes them.
+  std::array<timespec, 2> Times() const {
+    constexpr timespec kOmit = {0, UTIME_OMIT};
+    return {atime.value_or(kOmit), mtime.value_or(kOmit)};
+  }
 };
 
 struct OpenReply {
@@ -59,6 +66,9 @@ struct OpenReply {
   bool direct_io = false;
   bool keep_cache = false;
   bool no_flush = false;  // its close has nothing to say
+  // The kernel reads and writes by itself (passthrough.h), by this number of
+  // its; 0: no. The two above are then without a meaning.
+  uint32_t backing = 0;
 };
 
 struct DirItem {
@@ -148,9 +158,26 @@ class FsCore {
   virtual core::Status RemoveXattr(FileId id, const char* name) = 0;
   virtual core::Result<struct statfs> StatFs() = 0;
 
+  // The number under which the kernel is to know id: id itself, or that with
+  // state::kAliasBit, of which the caller strips what comes back.
+  virtual FileId KernelNumber(FileId id) { return id; }
+
+  // Somebody writes the file without the worker seeing it, so that the end of
+  // the file is not the kernel's to say.
+  virtual bool IsWrittenBeside(FileId id) {
+    (void)id;
+    return CacheSeconds() <= 0;
+  }
+
   // Seconds for which the kernel may cache entries and attributes: 0 while
   // serving the source or the target alone.
   virtual double CacheSeconds() = 0;
+  // The same for attributes of id: 0 too where they may change without the
+  // kernel's knowing.
+  virtual double AttrSeconds(FileId id) {
+    (void)id;
+    return CacheSeconds();
+  }
 };
 
 }  // namespace livemv::fusefs

@@ -5,6 +5,7 @@
 // that a newer system header does not clash.
 
 #include <linux/fuse.h>
+#include <sys/ioctl.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -106,6 +107,25 @@ struct InitOut {
   uint32_t unused[6];
 };
 static_assert(sizeof(InitOut) == 64);
+
+// FUSE_DEV_IOC_BACKING_OPEN and _CLOSE, 7.40.
+struct BackingMap {
+  int32_t fd;
+  uint32_t flags;
+  uint64_t padding;
+};
+static_assert(sizeof(BackingMap) == 16);
+inline constexpr unsigned long kIoctlBackingOpen = _IOW(229, 1, BackingMap);
+inline constexpr unsigned long kIoctlBackingClose = _IOW(229, 2, uint32_t);
+
+// OPEN and CREATE replies; fuse_open_out's padding is the backing number.
+inline constexpr uint32_t kOpenPassthrough = 1u << 7;
+struct OpenOut {
+  uint64_t fh;
+  uint32_t open_flags;
+  uint32_t backing;
+};
+static_assert(sizeof(OpenOut) == sizeof(fuse_open_out));
 
 // The SETXATTR body once kSetxattrExt is negotiated.
 struct SetxattrIn {

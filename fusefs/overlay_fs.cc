@@ -101,6 +101,20 @@ double OverlayFs::CacheSeconds() {
   return 0;
 }
 
+FileId OverlayFs::KernelNumber(FileId id) {
+  return parts_.passthrough != nullptr ? parts_.passthrough->NumberOf(id) : id;
+}
+
+bool OverlayFs::IsWrittenBeside(FileId id) {
+  return CacheSeconds() <= 0 || parts_.data->IsDirect(id);
+}
+
+double OverlayFs::AttrSeconds(FileId id) {
+  const bool unseen =
+      parts_.passthrough != nullptr && parts_.passthrough->IsUnseen(id);
+  return unseen ? 0 : CacheSeconds();
+}
+
 // --- deleted inodes
 
 bool OverlayFs::InUse(FileId id) {
@@ -216,8 +230,10 @@ core::Result<std::vector<DirItem>> OverlayFs::ReadDir(FileId dir,
   for (DirItem& item : items) {
     if (item.id == state::kNoFile || !S_ISREG(item.attr.stx_mode))
       continue;
-    // Without a size the kernel asks for this one by itself.
-    if (auto done = parts_.data->Complete(item.id, &item.attr); !done)
+    // Without a size the kernel asks for this one by itself; nor is the target
+    // asked once for each name here.
+    if (parts_.data->IsDirect(item.id) ||
+        !parts_.data->Complete(item.id, &item.attr))
       item.id = state::kNoFile;
   }
   return items;

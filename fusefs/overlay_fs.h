@@ -27,6 +27,7 @@
 #include "fusefs/fs_core.h"
 #include "fusefs/graveyard.h"
 #include "fusefs/object_store.h"
+#include "fusefs/passthrough.h"
 #include "fusefs/redo.h"
 #include "fusefs/serving.h"
 #include "fusefs/source_tree.h"
@@ -43,6 +44,7 @@ class OverlayFs final : public FsCore {
     ObjectStore* objects = nullptr;
     Redo* redo = nullptr;
     DataPath* data = nullptr;
+    Passthrough* passthrough = nullptr;  // may be null
     Graveyard* graveyard = nullptr;
     state::Journal* journal = nullptr;
     // Another worker served this mount before: applications may hold
@@ -112,7 +114,10 @@ class OverlayFs final : public FsCore {
   core::Result<std::vector<std::string>> ListXattr(FileId id) override;
   core::Status RemoveXattr(FileId id, const char* name) override;
   core::Result<struct statfs> StatFs() override;
+  FileId KernelNumber(FileId id) override;
+  bool IsWrittenBeside(FileId id) override;
   double CacheSeconds() override;
+  double AttrSeconds(FileId id) override;
 
  private:
   // Held by each operation; the mode cannot change meanwhile.
@@ -151,7 +156,7 @@ class OverlayFs final : public FsCore {
   core::Result<Redo::Change> Begin(const Pass& pass, std::vector<Place> places);
   core::Result<Redo::Change> BeginAdding(const Pass& pass, FileId dir,
                                          const char* name);
-  core::Result<Entry> Completed(const Pass& pass, core::Result<Entry> entry);
+  core::Result<Entry> Completed(core::Result<Entry> entry);
   core::Result<Entry> MakeNode(const Pass& pass, FileId dir, const char* name,
                                mode_t mode, dev_t dev, const char* text,
                                const Caller& caller);
@@ -171,7 +176,10 @@ class OverlayFs final : public FsCore {
   core::Status NamesMoved(const Pass& pass, FileId dir, const char* name,
                           FileId new_dir, const char* new_name,
                           unsigned flags);
-  core::Result<OpenReply> OpenWith(const Pass& pass, FileId id, int flags);
+  // Counts a descriptor of id, which Release or FinishOpen takes back.
+  core::Status Count(const Pass& pass, FileId id);
+  // The rest of an open, which may wait for the target. With no Pass held.
+  core::Result<OpenReply> FinishOpen(FileId id, int flags, bool created);
   OpenReply ReplyFor(const Pass& pass, int flags) const;
   void LastUseGone(FileId id);
   // It has been given a name (again): its last descriptor is not its end.

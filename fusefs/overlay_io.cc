@@ -8,6 +8,13 @@
 #include "fusefs/overlay_fs.h"
 
 namespace livemv::fusefs {
+namespace {
+
+// In a file handle, beside the flags of the open: the kernel was given a
+// backing number for it.
+constexpr uint64_t kPassedFh = 1ull << 32;
+
+}  // namespace
 
 OpenReply OverlayFs::ReplyFor(const Pass& pass, int flags) const {
   OpenReply reply;
@@ -20,93 +27,126 @@ OpenReply OverlayFs::ReplyFor(const Pass& pass, int flags) const {
   return reply;
 }
 
-core::Result<OpenReply> OverlayFs::OpenWith(const Pass& pass, FileId id,
-                                            int flags) {
-  {
-    // Counted and looked at in one step, so that a deletion either sees the
-    // count or comes first. After cutover the look may wait for the target,
-    // and deletions are the target's.
-    core::MutexLock lock(orphans_mu_);
-    parts_.data->Opened(id);
-    if (pass.mode() == Serving::kTargetOnly)
-      lock.unlock();
-    auto fd = pass.ops().tree()->Path(id);
-    if (!fd) {
-      parts_.data->Closed(id);
-      return core::Fail(std::move(fd).error());
+core::Status OverlayFs::Count(const Pass& pass, FileId id) {
+  // Counted and looked at in one step, so that a deletion either sees the
+  // count or comes first. After cutover the look may wait for the target,
+  // and deletions are the target's.
+  core::MutexLock lock(orphans_mu_);
+  parts_.data->Opened(id);
+  if (pass.mode() == Serving::kTargetOnly)
+    lock.unlock();
+  auto fd = pass.ops().tree()->Path(id);
+  if (fd)
+    return {};
+  parts_.data->Closed(id);
+  return core::Fail(std::move(fd).error());
+}
+
+core::Result<OpenReply> OverlayFs::FinishOpen(FileId id, int flags,
+                                              bool created) {
+  Pass pass(this, Pass::Kind::kBytes);
+  OpenReply reply = ReplyFor(pass, flags);
+  core::Status done = [&]() -> core::Status {
+    // Before it is emptied: the cut of a file that is not direct is owed for a
+    // moment, in which it cannot become so.
+    if (parts_.passthrough != nullptr && (flags & O_DIRECTORY) == 0) {
+      ASSIGN_OR_RETURN(Passthrough::Entered entered,
+                       parts_.passthrough->Enter(
+                           id, flags, created,
+                           pass.mode() == Serving::kRedirect));
+      reply.backing = entered.backing;
+      if (reply.backing != 0)
+        reply.fh |= kPassedFh;
+      reply.direct_io |= entered.uncached;
     }
-  }
-  if ((flags & O_TRUNC) == 0)
-    return ReplyFor(pass, flags);
-  auto cut = parts_.data->Truncate(id, 0, false);
-  if (!cut) {
-    parts_.data->Closed(id);
-    return core::Fail(std::move(cut).error());
-  }
-  return ReplyFor(pass, flags);
+    if ((flags & O_TRUNC) != 0 && !created)
+      TRY(parts_.data->Truncate(id, 0, false));
+    return {};
+  }();
+  if (done)
+    return reply;
+  if (reply.backing != 0)
+    parts_.passthrough->Leave(id);
+  parts_.data->Closed(id);
+  return core::Fail(std::move(done).error());
 }
 
 core::Result<OpenReply> OverlayFs::Open(FileId id, int flags) {
-  Pass pass(this);
-  return OpenWith(pass, id, flags);
+  {
+    Pass pass(this);
+    TRY(Count(pass, id));
+  }
+  return FinishOpen(id, flags, false);
 }
 
 core::Result<std::pair<Entry, OpenReply>> OverlayFs::Create(
     FileId dir, const char* name, int flags, mode_t mode,
     const Caller& caller) {
-  Pass pass(this);
-  auto made = MakeNode(pass, dir, name, (mode & 07777) | S_IFREG, 0, nullptr,
-                       caller);
-  if (!made && made.error().sys_errno == EEXIST && (flags & O_EXCL) == 0) {
-    // Somebody else made it between the kernel's look and now.
-    ASSIGN_OR_RETURN(Entry found, pass.ops().Lookup(dir, name));
-    if (!S_ISREG(found.attr.stx_mode))
-      return core::FailSys(EEXIST, "not a regular file");
-    ASSIGN_OR_RETURN(OpenReply reply, OpenWith(pass, found.id, flags));
-    auto entry = Completed(pass, pass.ops().Lookup(dir, name));
-    if (!entry) {
-      parts_.data->Closed(found.id);
-      return core::Fail(std::move(entry).error());
+  bool created = true;
+  auto made = [&]() -> core::Result<Entry> {
+    Pass pass(this);
+    auto node = MakeNode(pass, dir, name, (mode & 07777) | S_IFREG, 0, nullptr,
+                         caller);
+    if (!node && node.error().sys_errno == EEXIST && (flags & O_EXCL) == 0) {
+      // Somebody else made it between the kernel's look and now.
+      created = false;
+      node = pass.ops().Lookup(dir, name);
+      if (node && !S_ISREG(node->attr.stx_mode))
+        return core::FailSys(EEXIST, "not a regular file");
     }
-    return std::pair(*entry, reply);
-  }
+    auto entry = created ? Completed(std::move(node)) : std::move(node);
+    if (entry)
+      TRY(Count(pass, entry->id));
+    return entry;
+  }();
   if (!made)
     return core::Fail(std::move(made).error());
-  auto entry = Completed(pass, std::move(made));
-  if (!entry)
+  ASSIGN_OR_RETURN(OpenReply reply, FinishOpen(made->id, flags, created));
+  if (created)
+    return std::pair(*made, reply);
+  Pass pass(this);
+  auto entry = Completed(pass.ops().Lookup(dir, name));
+  if (!entry) {
+    Release(made->id, reply.fh);
     return core::Fail(std::move(entry).error());
-  ASSIGN_OR_RETURN(OpenReply reply,
-                   OpenWith(pass, entry->id, flags & ~O_TRUNC));
+  }
   return std::pair(*entry, reply);
 }
 
 core::Result<std::pair<Entry, OpenReply>> OverlayFs::TmpFile(
     FileId dir, int flags, mode_t mode, const Caller& caller) {
-  Pass pass(this);
-  // Without a name there is nothing to redo: it is like a file that was deleted
-  // while it was open, from its birth on.
-  ASSIGN_OR_RETURN(Entry entry, pass.ops().MakeNameless(dir, mode, caller));
-  {
-    core::MutexLock lock(orphans_mu_);
-    TRY(pass.ops().tree()->Pin(entry.id));
-    orphans_.insert(entry.id);
-  }
-  core::Status ready = BecomePlaceholder(pass, entry);
-  auto made = ready ? Completed(pass, entry)
-                    : core::Result<Entry>(
-                          core::Fail(std::move(ready).error()));
-  auto reply = made ? OpenWith(pass, entry.id, flags & ~O_TRUNC)
-                    : core::Result<OpenReply>(
-                          core::Fail(std::move(made).error()));
+  FileId pinned = state::kNoFile;
+  auto made = [&]() -> core::Result<Entry> {
+    Pass pass(this);
+    // Without a name there is nothing to redo: it is like a file that was
+    // deleted while it was open, from its birth on.
+    ASSIGN_OR_RETURN(Entry entry, pass.ops().MakeNameless(dir, mode, caller));
+    {
+      core::MutexLock lock(orphans_mu_);
+      TRY(pass.ops().tree()->Pin(entry.id));
+      orphans_.insert(entry.id);
+    }
+    pinned = entry.id;
+    TRY(BecomePlaceholder(pass, entry));
+    auto complete = Completed(entry);
+    if (complete)
+      TRY(Count(pass, entry.id));
+    return complete;
+  }();
+  auto reply = made ? FinishOpen(made->id, flags, true)
+                    : core::Result<OpenReply>(core::Fail(made.error()));
   if (!reply) {
-    LastUseGone(entry.id);
+    if (pinned != state::kNoFile)
+      LastUseGone(pinned);
     return core::Fail(std::move(reply).error());
   }
   return std::pair(*made, *reply);
 }
 
-void OverlayFs::Release(FileId id, uint64_t) {
+void OverlayFs::Release(FileId id, uint64_t fh) {
   Pass pass(this);
+  if ((fh & kPassedFh) != 0 && parts_.passthrough != nullptr)
+    parts_.passthrough->Leave(id);
   parts_.data->Closed(id);
   if (parts_.data->IsOpen(id))
     return;

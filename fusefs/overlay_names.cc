@@ -25,26 +25,25 @@ core::Result<Redo::Change> OverlayFs::BeginAdding(const Pass& pass, FileId dir,
   return parts_.redo->BeginAdding({dir, name});
 }
 
-core::Result<Entry> OverlayFs::Completed(const Pass& pass,
-                                         core::Result<Entry> entry) {
-  if (entry && pass.Split() && S_ISREG(entry->attr.stx_mode))
+core::Result<Entry> OverlayFs::Completed(core::Result<Entry> entry) {
+  if (entry && S_ISREG(entry->attr.stx_mode))
     TRY(parts_.data->Complete(entry->id, &entry->attr));
   return entry;
 }
 
 core::Result<Entry> OverlayFs::Lookup(FileId dir, const char* name) {
   Pass pass(this);
-  return Completed(pass, pass.ops().Lookup(dir, name));
+  return Completed(pass.ops().Lookup(dir, name));
 }
 
 core::Result<core::Stat> OverlayFs::GetAttr(FileId id) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   return GetAttrIn(pass, id);
 }
 
 core::Result<core::Stat> OverlayFs::GetAttrIn(const Pass& pass, FileId id) {
   ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
-  if (pass.Split() && S_ISREG(st.stx_mode))
+  if (S_ISREG(st.stx_mode))
     TRY(parts_.data->Complete(id, &st));
   return st;
 }
@@ -62,6 +61,9 @@ core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
   Pass pass(this);
   if (change.uid == kSameOwner) {
     ASSIGN_OR_RETURN(bool others, OnlyAnnounces(pass, id, caller));
+    // Of a write that the worker will not see this is all it is told.
+    if (others && parts_.data->IsDirect(id))
+      TRY(DropPrivileges(pass, id));
     if (others)
       return GetAttrIn(pass, id);
   }
@@ -74,7 +76,11 @@ core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
   if (change.mode || change.uid || change.gid || change.atime ||
       change.mtime) {
     ASSIGN_OR_RETURN(Redo::Change redo, Begin(pass, {Place{id, {}}}));
-    TRY(pass.ops().ChangeAttrs(id, change));
+    auto on_source = [&] { return pass.ops().ChangeAttrs(id, change); };
+    if (change.atime || change.mtime)
+      TRY(parts_.data->ChangeTimes(id, change.Times().data(), on_source));
+    else
+      TRY(on_source());
   }
   return GetAttrIn(pass, id);
 }
@@ -149,7 +155,7 @@ core::Result<Entry> OverlayFs::MkNod(FileId dir, const char* name, mode_t mode,
   Pass pass(this);
   if ((mode & S_IFMT) == 0)
     mode |= S_IFREG;  // mknod(2)
-  return Completed(pass, MakeNode(pass, dir, name, mode, dev, nullptr, caller));
+  return Completed(MakeNode(pass, dir, name, mode, dev, nullptr, caller));
 }
 
 core::Result<Entry> OverlayFs::MkDir(FileId dir, const char* name, mode_t mode,
@@ -174,7 +180,7 @@ core::Result<Entry> OverlayFs::FinishMake(FileId dir, const char* name,
   // What was made and not answered has no bytes yet.
   if (entry.attr.stx_size == 0)
     TRY(BecomePlaceholder(pass, entry));
-  return Completed(pass, std::move(entry));
+  return Completed(std::move(entry));
 }
 
 core::Result<Entry> OverlayFs::Link(FileId id, FileId dir, const char* name) {
@@ -184,7 +190,7 @@ core::Result<Entry> OverlayFs::Link(FileId id, FileId dir, const char* name) {
   NoOrphanAnyMore(pass, id);
   if (pass.Split())
     NameChanged(id);
-  return Completed(pass, std::move(entry));
+  return Completed(std::move(entry));
 }
 
 // --- taking names away

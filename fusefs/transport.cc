@@ -148,6 +148,10 @@ const fuse_in_header* Transport::Request() {
   return current_request;
 }
 
+Transport* Transport::Current() {
+  return current_transport;
+}
+
 void Transport::SetRequest(const fuse_in_header* request) {
   current_request = request;
   current_transport = request == nullptr ? nullptr : this;
@@ -237,7 +241,7 @@ void PatchInitReply(uint64_t offered, struct fuse_init_out* reply) {
   // every write; the flags that it needs are taken from the raw requests.
   const uint64_t wanted = FUSE_PARALLEL_DIROPS | wire::kHandleKillprivV2 |
                           wire::kSetxattrExt | wire::kDirectIoAllowMmap |
-                          wire::kHasResend;
+                          wire::kHasResend | wire::kPassthrough;
   uint64_t add = wanted & offered;
   if (!(offered & wire::kInitExt))
     add &= 0xffffffffull;
@@ -246,6 +250,10 @@ void PatchInitReply(uint64_t offered, struct fuse_init_out* reply) {
     out->flags |= static_cast<uint32_t>(wire::kInitExt);
     out->flags2 |= static_cast<uint32_t>(add >> 32);
   }
+  // A backing file on a filesystem that is itself stacked is refused (ELOOP):
+  // so the overlay can still be a layer of an overlayfs.
+  if (add & wire::kPassthrough)
+    out->max_stack_depth = 1;
   out->minor = std::max(out->minor, wire::kMinor);
 }
 

@@ -53,6 +53,8 @@ class Transport {
 
   // The request that this thread is answering, or null.
   static const fuse_in_header* Request();
+  // The transport of that request.
+  static Transport* Current();
   // It was sent before, to a worker that did not answer.
   static bool IsResent() {
     return (Request()->unique & wire::kResentBit) != 0;

@@ -67,10 +67,7 @@ core::Status TreeOps::ChangeAttrs(FileId id, const AttrChange& change) {
   if (change.mode)
     TRY(sys_->ChMod(fd->Get(), *change.mode & 07777));
   if (change.atime || change.mtime) {
-    const timespec omit = {0, UTIME_OMIT};
-    const timespec times[2] = {change.atime.value_or(omit),
-                               change.mtime.value_or(omit)};
-    TRY(sys_->UTimens(fd->Get(), times));
+    TRY(sys_->UTimens(fd->Get(), change.Times().data()));
   }
   return {};
 }

@@ -233,7 +233,17 @@ struct FactFields<ForgottenFact> : IdFields {
   static constexpr uint8_t kType = 27;
   static constexpr std::string_view kName = "forgotten";
 };
+template <>
+struct FactFields<DirectFact> {
+  static constexpr uint8_t kType = 28;
+  static constexpr std::string_view kName = "direct";
+  static void Each(auto& v, auto& f) {
+    v.Id("id", f.id);
+    v.U32("how", f.how);
+    v.U32("backing", f.backing);
+  }
+};
 
-inline constexpr uint8_t kLastFactType = 27;
+inline constexpr uint8_t kLastFactType = 28;
 
 }  // namespace livemv::state

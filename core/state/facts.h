@@ -170,6 +170,22 @@ struct ForgottenFact {
   FileId id;
   bool operator==(const ForgottenFact&) const = default;
 };
+// Rule 8: the kernel reads and writes the file's object by itself, without the
+// worker. Appended before the open is answered. The object has the file's size
+// and times meanwhile.
+struct DirectFact {
+  FileId id;
+  uint32_t how;      // Direct
+  uint32_t backing;  // the kernel's number for the object; 0: it has none open
+  bool operator==(const DirectFact&) const = default;
+};
+enum class Direct : uint32_t {
+  kNo = 0,
+  kYes = 1,
+  // No more, but to the kernel it is the inode with kAliasBit: the one without
+  // cannot leave that mode while a descriptor is open (an abort's).
+  kAliased = 2,
+};
 
 using Fact =
     std::variant<MigrationFact, SessionFact, NodeFact, LocalEndFact, BoundFact,
@@ -177,6 +193,6 @@ using Fact =
                  CutFact, CutDoneFact, ObjectSizeFact, EntryDirtyFact,
                  EntryCleanFact, AttrsDirtyFact, AttrsCleanFact, MetaHotFact,
                  MetaUnhotFact, OwedFact, OwedDoneFact, PlacedFact, DeadFact,
-                 PhaseFact, TruthFact, OptionFact, ForgottenFact>;
+                 PhaseFact, TruthFact, OptionFact, ForgottenFact, DirectFact>;
 
 }  // namespace livemv::state

@@ -6,8 +6,8 @@
 //   ino<<32|generation   for handles that are just those two 32-bit numbers
 //                        (FILEID_INO32_GEN: ext4): no table is needed. ext4's
 //                        generations use all 32 bits, its inode numbers hardly
-//                        ever more than 30, so the two bits below stay free
-//   kTableBit | n        for other handles, and inode numbers from 2^30 on: n
+//                        ever more than 29, so the bits below stay free
+//   kTableBit | n        for other handles, and inode numbers from 2^29 on: n
 //                        is made from the handle, bound by a journaled record
 // A FileId is never used again for another inode: the generation is part of it.
 
@@ -22,6 +22,9 @@ inline constexpr FileId kTableBit = 1ull << 62;
 // Objects that exist on the target only (made there after cutover); never
 // journaled.
 inline constexpr FileId kTargetBit = 1ull << 63;
+// Not part of a FileId: the second number under which the kernel knows a file
+// (facts.h, Direct::kAliased).
+inline constexpr FileId kAliasBit = 1ull << 61;
 
 // Bytes per chunk of the copied bitmap. The last chunk ends at the local end.
 inline constexpr uint64_t kChunkBytes = 1ull << 20;

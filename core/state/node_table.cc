@@ -23,11 +23,11 @@ FileId FirstIdFor(const FileHandle& handle) {
                     sizeof handle.type);
   bytes += handle.bytes;
   return kTableBit |
-         (core::Hash64Of(bytes.data(), bytes.size()) & (kTableBit - 1));
+         (core::Hash64Of(bytes.data(), bytes.size()) & (kAliasBit - 1));
 }
 
 FileId NextId(FileId id) {
-  return kTableBit | ((id + 1) & (kTableBit - 1));
+  return kTableBit | ((id + 1) & (kAliasBit - 1));
 }
 
 std::string HexId(FileId id) {
@@ -46,8 +46,8 @@ std::optional<FileId> NodeTable::Pack(const FileHandle& handle) {
   std::memcpy(&ino, handle.bytes.data(), 4);
   std::memcpy(&generation, handle.bytes.data() + 4, 4);
   FileId id = static_cast<FileId>(ino) << 32 | generation;
-  // Inode number 0 is no inode; from 2^30 on it would reach the tag bits.
-  if (ino == 0 || id >= kTableBit)
+  // Inode number 0 is no inode; from 2^29 on it would reach the tag bits.
+  if (ino == 0 || id >= kAliasBit)
     return std::nullopt;
   return id;
 }

@@ -119,6 +119,20 @@ class Folder {
       s_.files[f.id].object_size = f.size;
     return {};
   }
+  core::Status operator()(const DirectFact& f) {
+    if (f.how > static_cast<uint32_t>(Direct::kAliased))
+      return Fail(ErrorCode::kCorrupt,
+                  "journal: there is no such way to be direct as " +
+                      std::to_string(f.how));
+    if (Dead(f.id))
+      return {};
+    FileState& file = s_.files[f.id];
+    file.direct = static_cast<Direct>(f.how);
+    file.backing = file.direct == Direct::kYes ? f.backing : 0;
+    if (file == FileState{})
+      s_.files.erase(f.id);
+    return {};
+  }
 
   core::Status operator()(const EntryDirtyFact& f) {
     if (!Dead(f.dir))
@@ -256,6 +270,9 @@ void FactsOfFile(FileId id, const FileState& file, std::vector<Fact>* out) {
   }
   if (file.object_size)
     out->push_back(ObjectSizeFact{id, *file.object_size});
+  if (file.direct != Direct::kNo)
+    out->push_back(
+        DirectFact{id, static_cast<uint32_t>(file.direct), file.backing});
 }
 
 }  // namespace

@@ -39,6 +39,8 @@ struct FileState {
   std::optional<BoundObject> bound;
   std::optional<uint64_t> cut;          // size of a cut that is owed
   std::optional<uint64_t> object_size;  // as of some barrier, or cut since
+  Direct direct = Direct::kNo;
+  uint32_t backing = 0;  // see DirectFact
   bool operator==(const FileState&) const = default;
 };
 

@@ -131,7 +131,7 @@ class Applier {
   // the journal still binds: they are to be made again.
   void DropLostObjects(const state::RecoveredState& state);
   core::Status CopyXattrs(int source_fd, int target_fd);
-  core::Status CopyTimes(int target_fd, const core::Stat& want,
+  core::Status CopyTimes(FileId id, int target_fd, const core::Stat& want,
                          const core::Stat& have);
   void Finish(const fusefs::Redo::Job& job, const core::Status& status);
 

@@ -120,11 +120,24 @@ core::Status Applier::CopyXattrs(int source_fd, int target_fd) {
   return refusals.First();
 }
 
-core::Status Applier::CopyTimes(int target_fd, const core::Stat& want,
+core::Status Applier::CopyTimes(FileId id, int target_fd,
+                                const core::Stat& want,
                                 const core::Stat& have) {
   if (IsTimeEqual(want.stx_mtime, have.stx_mtime) &&
       IsTimeEqual(want.stx_atime, have.stx_atime))
     return {};
+  // The times of a direct file are the object's, and it becomes one with its
+  // write_mu held. That of others is left alone: their writers must not wait
+  // for the target.
+  fusefs::FileRef file = lane_->files != nullptr ? lane_->files->Find(id)
+                                                 : fusefs::FileRef();
+  core::MutexLock writes;
+  if (file && fusefs::IsWhollyRemote(*file)) {
+    writes = core::MutexLock(file->write_mu);
+    core::MutexLock lock(file->mu);
+    if (file->direct)
+      return {};
+  }
   const timespec times[2] = {ToTimespec(want.stx_atime),
                              ToTimespec(want.stx_mtime)};
   return sys_->UTimens(target_fd, times);
@@ -183,7 +196,7 @@ core::Status Applier::SyncAttrs(FileId id) {
     if ((have.stx_mode & 07777) != mode)
       TRY(refusals.Take(sys_->ChMod(to, mode), fmt::format("mode {:o}", mode)));
   }
-  auto timed = CopyTimes(to, want, have);
+  auto timed = CopyTimes(id, to, want, have);
   if (!timed && lane_->losses.times && IsRefusal(timed.error()))
     timed = {};
   TRY(refusals.Take(std::move(timed), "times"));

@@ -67,6 +67,8 @@ Status CopyBack::List() {
       continue;
     TRY(ledger_->Load(*r));
     MutexLock lock(r->mu);
+    if (r->direct)
+      continue;  // written unseen: later
     if (r->facts.size > r->facts.map.local_end() ||
         (r->facts.map.RemoteBytes() != 0 && !r->remote_back))
       files_.push_back(id);

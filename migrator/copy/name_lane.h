@@ -7,6 +7,7 @@
 #include "core/losses.h"
 #include "core/state/journal.h"
 #include "core/syscalls.h"
+#include "fusefs/file_table.h"
 #include "fusefs/graveyard.h"
 #include "fusefs/object_store.h"
 #include "fusefs/redo.h"
@@ -20,6 +21,8 @@ struct NameLane {
   fusefs::SourceTree* source = nullptr;
   fusefs::ObjectStore* objects = nullptr;
   fusefs::Redo* redo = nullptr;
+  // May be null where no file is ever direct (fusefs/passthrough.h).
+  fusefs::FileTable* files = nullptr;
   fusefs::Graveyard* graveyard = nullptr;
   state::Journal* journal = nullptr;
   // A bound regular file whose bytes the copier is to look at; often called

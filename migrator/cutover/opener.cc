@@ -136,6 +136,17 @@ std::string ObjectName(int type, const void* bytes, size_t len) {
 }
 
 state::FileId FileIdOf(const std::string& object) {
+  return NodeIdOf(object) & ~state::kAliasBit;
+}
+
+core::FileHandle FuseHandle(state::FileId node) {
+  const uint32_t words[3] = {static_cast<uint32_t>(node >> 32),
+                             static_cast<uint32_t>(node), 0};
+  return {kFuseHandleType,
+          std::string(reinterpret_cast<const char*>(words), sizeof words)};
+}
+
+state::FileId NodeIdOf(const std::string& object) {
   int type = 0;
   uint32_t words[2];
   if (object.size() < sizeof type + sizeof words)

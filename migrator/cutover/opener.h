@@ -93,8 +93,11 @@ class TargetOpener : public Opener {
 };
 
 // The nodeid in a FUSE file handle as DescriptorOps::ObjectAt gives it;
-// kNoFile if it is none.
+// kNoFile if it is none. And whose it is: without the bit of a second number.
+state::FileId NodeIdOf(const std::string& object);
 state::FileId FileIdOf(const std::string& object);
+// The handle of a nodeid.
+core::FileHandle FuseHandle(state::FileId node);
 // ObjectAt's form of a handle: the type in four bytes, then the handle.
 std::string ObjectName(int type, const void* bytes, size_t len);
 

@@ -52,6 +52,14 @@ class OverlayControl {
   // in the order asked; empty for what it has not. No filesystem is asked.
   virtual core::Result<std::vector<core::FileHandle>> SourceHandles(
       const std::vector<state::FileId>& ids, int64_t deadline_ns) = 0;
+  // Which of these nodeids the kernel reads and writes by itself
+  // (fusefs/passthrough.h), in the order asked; none that is known by another
+  // number now, or deleted. No filesystem is asked.
+  virtual core::Result<std::vector<bool>> AreDirect(
+      const std::vector<state::FileId>& nodes, int64_t deadline_ns) = 0;
+  // In kAborting, once nobody holds such a descriptor any more: the worker sees
+  // every change from here on. kConflict if one is left.
+  virtual core::Status LeaveDirect(int64_t deadline_ns) = 0;
   // Applies redo records and fsyncs the target once, while serving. Its first
   // call is the check of the target's health: kTimeout if it does not answer.
   virtual core::Result<FlushReport> FlushRound(int64_t deadline_ns) = 0;

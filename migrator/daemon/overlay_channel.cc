@@ -188,6 +188,36 @@ Result<std::vector<core::FileHandle>> OverlayClient::SourceHandles(
   return out;
 }
 
+Result<std::vector<bool>> OverlayClient::AreDirect(
+    const std::vector<state::FileId>& nodes, int64_t deadline_ns) {
+  std::vector<bool> out;
+  for (size_t first = 0; first < nodes.size(); first += kAsksPerMessage) {
+    const size_t end = std::min(nodes.size(), first + kAsksPerMessage);
+    json list = json::array();
+    for (size_t i = first; i < end; i++)
+      list.push_back(nodes[i]);
+    ASSIGN_OR_RETURN(Message answer,
+                     Call(Dump({{"op", "are_direct"},
+                                {"deadline", deadline_ns},
+                                {"ids", list}}),
+                          deadline_ns));
+    const std::string direct =
+        json::parse(answer.text, nullptr, false).value("direct", "");
+    if (direct.size() != end - first)
+      return Fail(ErrorCode::kCorrupt,
+                  "the worker told of " + std::to_string(direct.size()) +
+                      " of " + std::to_string(end - first) + " files");
+    for (char c : direct)
+      out.push_back(c == '1');
+  }
+  return out;
+}
+
+Status OverlayClient::LeaveDirect(int64_t deadline_ns) {
+  return StatusOf(Call(
+      Dump({{"op", "leave_direct"}, {"deadline", deadline_ns}}), deadline_ns));
+}
+
 Result<FlushReport> OverlayClient::FlushRound(int64_t deadline_ns) {
   return ReportOf(Call(
       Dump({{"op", "flush_round"}, {"deadline", deadline_ns}}), deadline_ns));
@@ -261,6 +291,18 @@ json Answer(const json& request, cutover::OverlayControl& control,
       list.push_back({{"type", h.type}, {"bytes", Widen(h.bytes)}});
     return {{"ok", true}, {"handles", list}};
   }
+  if (op == "are_direct") {
+    auto direct = control.AreDirect(
+        request.value("ids", std::vector<state::FileId>()), deadline);
+    if (!direct)
+      return ErrorJson(direct.error());
+    std::string text;
+    for (bool one : *direct)
+      text += one ? '1' : '0';
+    return {{"ok", true}, {"direct", text}};
+  }
+  if (op == "leave_direct")
+    return StatusJson(control.LeaveDirect(deadline));
   if (op == "flush_round")
     return ReportJson(control.FlushRound(deadline));
   if (op == "drain_and_gate")

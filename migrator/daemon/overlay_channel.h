@@ -25,6 +25,9 @@ class OverlayClient final : public cutover::OverlayControl {
       const std::vector<cutover::OpenAsk>& asks, int64_t deadline_ns) override;
   core::Result<std::vector<core::FileHandle>> SourceHandles(
       const std::vector<state::FileId>& ids, int64_t deadline_ns) override;
+  core::Result<std::vector<bool>> AreDirect(
+      const std::vector<state::FileId>& nodes, int64_t deadline_ns) override;
+  core::Status LeaveDirect(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> FlushRound(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> DrainAndGate(int64_t deadline_ns) override;
   core::Status OpenGate() override;

@@ -134,6 +134,11 @@ void CheckWeaker(const Plan& plan, Findings* findings) {
                    "while attaching, files are cached and invalidated when the "
                    "redirect starts");
   if (before(6, 9))
+    findings->Note("weaker-passthrough",
+                   "Linux before 6.9 has no FUSE passthrough: files made during "
+                   "the migration are served by livemv's worker too, which "
+                   "costs tens of microseconds a write");
+  if (before(6, 9))
     findings->Note("weaker-resend",
                    "Linux before 6.9 does not resend requests: if livemv's "
                    "worker is killed, the calls that it had taken and not "

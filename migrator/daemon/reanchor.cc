@@ -2,6 +2,7 @@
 // the return to the source. The steps are migrator/cutover's; here it gets its
 // descriptors and its way to the worker, and reports.
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,6 +12,7 @@
 #include "core/log.h"
 #include "migrator/cutover/attach.h"
 #include "migrator/cutover/cutover.h"
+#include "migrator/cutover/reopen.h"
 #include "migrator/cutover/return_to_source.h"
 #include "migrator/daemon/children.h"
 #include "migrator/daemon/overlay_channel.h"
@@ -95,6 +97,22 @@ Result<Outcome> Return(Job& job, bool commit_source) {
   return cutover::RunReturn(job.deps, request);
 }
 
+Result<Outcome> Reopen(Job& job) {
+  Handoff& h = *job.handoff;
+  core::UniqueFd root(
+      ::open(h.settings.dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root)
+    return core::FailSys(errno, "open " + h.settings.dir);
+  cutover::ReopenRequest request;
+  request.overlay_root_fd = root.Get();
+  ASSIGN_OR_RETURN(request.overlay_tree,
+                   OverlayTree(h.settings.overlay_dev, h.Borrow(fd_name::kDir),
+                               h.Borrow(fd_name::kFuse)));
+  request.own = job.own;
+  request.pause_ns = h.settings.max_pause_ns;
+  return cutover::RunReopen(job.deps, request);
+}
+
 ReanchorReport ReportOf(const std::string& role, const Outcome& outcome) {
   ReanchorReport report;
   report.froze = outcome.froze;
@@ -147,6 +165,8 @@ Result<Outcome> RunJob(Job& job) {
     return CutOver(job, false);
   if (h.role == "drain")
     return CutOver(job, true);
+  if (h.role == "reopen")
+    return Reopen(job);
   return Return(job, h.role == "abort");
 }
 

@@ -194,6 +194,8 @@ void Supervisor::ReanchorReported(const ReanchorReport& report) {
     CutoverEnded(report);
   else if (reanchor_role_ == "drain")
     DrainEnded(report);
+  else if (reanchor_role_ == "reopen")
+    ReopenEnded(report);
   else
     ReturnEnded(report);
   if (!over_) {
@@ -304,6 +306,15 @@ void Supervisor::ReturnEnded(const ReanchorReport& report) {
   next_try_ns_ = MonotonicNs() + kReturnRetryNs;
 }
 
+// The worker goes on by itself once all are.
+void Supervisor::ReopenEnded(const ReanchorReport& report) {
+  reason_ = Joined(report.reason, Named(report.stayed));
+  if (report.outcome == Outcome::kDone)
+    return;
+  reopen_due_ = true;
+  next_try_ns_ = MonotonicNs() + kReturnRetryNs;
+}
+
 std::string Supervisor::RoleDue() const {
   const std::string& state = status_.state;
   if (undo_attach_)
@@ -311,7 +322,7 @@ std::string Supervisor::RoleDue() const {
   if (!live_)
     return returned_ ? "" : "attach";
   if (state == "aborting")
-    return abort_ready_ ? "abort" : "";
+    return reopen_due_ ? "reopen" : abort_ready_ ? "abort" : "";
   if (state == "draining")
     return "drain";
   // A status that the worker sent before the commit may come after it.
@@ -329,7 +340,7 @@ void Supervisor::Consider() {
   const int64_t due = role == "cutover" ? *schedule_.NextAt() : next_try_ns_;
   if (MonotonicNs() < due)
     return TryAgainAt(due);
-  abort_ready_ = false;
+  (role == "reopen" ? reopen_due_ : abort_ready_) = false;
   StartReanchor(role);
 }
 

@@ -63,6 +63,7 @@ class Supervisor {
   void CutoverEnded(const ReanchorReport& report);
   void DrainEnded(const ReanchorReport& report);
   void ReturnEnded(const ReanchorReport& report);
+  void ReopenEnded(const ReanchorReport& report);
   void TryAgainAt(int64_t when_ns);
   std::string RoleDue() const;  // "": none
   void TellStarter(Exit exit, const std::string& message);
@@ -140,6 +141,7 @@ class Supervisor {
   bool returned_ = false;      // DIR shows the source, nobody is on the overlay
   bool auto_cutover_ = true;
   bool abort_ready_ = false;   // the worker waits for the abort's re-anchorer
+  bool reopen_due_ = false;    // and before, for descriptors to be opened again
   bool undo_attach_ = false;   // the overlay is on, attach failed
   std::string attach_failure_;
   std::set<pid_t> accepted_;

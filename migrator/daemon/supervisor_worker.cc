@@ -124,8 +124,8 @@ void Supervisor::OnWorkerMessage() {
       j.erase("n");
       Answer(client,
              j.dump(-1, ' ', false, json::error_handler_t::replace));
-    } else if (op == "abort_ready") {
-      abort_ready_ = true;
+    } else if (op == "reopen_due" || op == "abort_ready") {
+      (op == "abort_ready" ? abort_ready_ : reopen_due_) = true;
       next_try_ns_ = 0;
       Consider();
     } else if (op == "orphan") {

@@ -388,9 +388,20 @@ void Worker::BeginAbort(uint64_t n) {
 
 void Worker::CopyBackMain() {
   abort_running_ = true;
-  bool told = false;
+  bool told = false, reopen = false;
   int64_t backoff_ms = 100, look_at_ns = 0;
   while (!done_ && !parts_->phase->source_is_truth()) {
+    // What the kernel writes alone must be seen before it is brought back.
+    const bool direct = !parts_->passthrough->Direct().empty();
+    if (direct && !reopen) {
+      reopen = true;
+      told = false;
+      if (Status said = link_->Say(R"({"op":"reopen_due"})"); !said) {
+        LOG_WARN("abort: {}", said.error().ToString());
+        reopen = false;
+      }
+    }
+    reopen = reopen && direct;
     Result<bool> more = overlay_.CopyBackStep();
     {
       std::lock_guard lock(watch_mu_);
@@ -405,14 +416,17 @@ void Worker::CopyBackMain() {
     backoff_ms = 100;
     // Where somebody always writes there is always more; a little of it fits
     // into the pause.
-    bool little = !*more;
-    if (*more && !told && MonotonicNs() >= look_at_ns) {
+    bool little = !*more && !direct;
+    if (*more && !direct && !told && MonotonicNs() >= look_at_ns) {
       look_at_ns = MonotonicNs() + kStatusEveryNs;
       Result<uint64_t> left = overlay_.LeftToBringBack();
       little = left && *left <= kLittleBytes;
     }
-    if (!little)
+    if (!little) {
+      if (!*more)
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
       continue;
+    }
     if (!told) {
       told = true;
       if (Status said = link_->Say(R"({"op":"abort_ready"})"); !said) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <set>
 #include <thread>
 
 #include "core/fault_points.h"
@@ -111,6 +112,26 @@ Result<std::vector<core::FileHandle>> WorkerOverlay::SourceHandles(
   for (state::FileId id : ids)
     out.push_back(parts_->nodes->HandleOf(id).value_or(core::FileHandle{}));
   return out;
+}
+
+Result<std::vector<bool>> WorkerOverlay::AreDirect(
+    const std::vector<state::FileId>& nodes, int64_t) {
+  const std::vector<state::FileId> direct = parts_->passthrough->Direct();
+  const std::set<state::FileId> all(direct.begin(), direct.end());
+  std::vector<bool> out;
+  for (state::FileId node : nodes)
+    out.push_back(all.contains(node));
+  return out;
+}
+
+Status WorkerOverlay::LeaveDirect(int64_t deadline_ns) {
+  std::lock_guard lock(copy_back_mu_);
+  const std::vector<state::FileId> direct = parts_->passthrough->Direct();
+  TRY(parts_->passthrough->LeaveAll(deadline_ns));
+  // Who mapped one while others still wrote it by its first number.
+  for (state::FileId id : direct)
+    TRY(parts_->session->InvalidateInode(parts_->fs->KernelNumber(id)));
+  return {};
 }
 
 // On a thread of its own: a target that hangs keeps that one, and neither the
@@ -241,13 +262,16 @@ Status WorkerOverlay::CommitTarget(int64_t deadline_ns) {
           return Fail(ErrorCode::kConflict, *why);
         return parts_->phase->SetTargetTruth(true);
       }));
+  parts_->passthrough->SetFinal(true);
   return core::FaultPoint("commit.target_done");
 }
 
 Status WorkerOverlay::RevokeTarget(int64_t deadline_ns) {
-  return parts_->fs->SetServing(Serving::kRedirect, deadline_ns, [this] {
+  TRY(parts_->fs->SetServing(Serving::kRedirect, deadline_ns, [this] {
     return parts_->phase->SetTargetTruth(false);
-  });
+  }));
+  parts_->passthrough->SetFinal(false);
+  return {};
 }
 
 Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
@@ -257,6 +281,12 @@ Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
   // the source alone is written, past all that the records know of.
   if (parts_->phase->source_is_truth())
     return {};
+  // One that was deleted when the others were opened again can have been given
+  // a name since.
+  if (const size_t direct = parts_->passthrough->Direct().size(); direct != 0)
+    return Fail(ErrorCode::kConflict,
+                std::to_string(direct) +
+                    " files are still written by the kernel alone");
   for (bool more = true; more;) {  // before the source is synced
     ASSIGN_OR_RETURN(more, SweepMarks());
   }
@@ -281,7 +311,9 @@ void WorkerOverlay::DropCaches() {
     for (state::FileId id : parts->table->KnownFiles()) {
       if (!parts->table->IsOpen(id))
         continue;
-      if (Status one = parts->session->InvalidateInode(id); !one)
+      if (Status one = parts->session->InvalidateInode(
+              parts->fs->KernelNumber(id));
+          !one)
         LOG_WARN("drop the cache of {:#x}: {}", id, one.error().ToString());
     }
   }).detach();
@@ -329,12 +361,16 @@ Status WorkerOverlay::BeginAbort(const std::string& reason) {
                     "move finish");
   const bool paused = parts_->phase->state() == MigrationState::kPaused;
   parts_->engine->Pause();
+  parts_->passthrough->Close();
   // In one step: an abort that the journal knows and the overlay does not
   // would bring nothing back.
   Status begun = parts_->fs->SetServing(
       Serving::kAborting, MonotonicNs() + 10'000'000'000,
       [&] { return parts_->phase->Advance(Event::kAbort, reason); });
-  if (!begun && !paused)
+  if (begun)
+    return {};
+  parts_->passthrough->Reopen();
+  if (!paused)
     parts_->engine->Resume();
   return begun;
 }

@@ -165,6 +165,17 @@ Status WorkerParts::MakeBytes() {
   data = std::make_unique<fusefs::DataPath>(ledger.get(), doubles.get(),
                                             options);
   cutter = std::make_unique<fusefs::Cutter>(ledger.get());
+  // The kernel would write to the object as root, which a server that gives no
+  // files away takes for nobody (hazard H32).
+  if (settings.holds.gives_owners)
+    backing_ids = fusefs::MakeBackingIds(fuse.Get());
+  passthrough = std::make_unique<fusefs::Passthrough>(
+      ledger.get(), backing_ids.get(), resumed);
+  passthrough->Adopt(recovered);
+  if (phase->state() == MigrationState::kAborting ||
+      phase->state() == MigrationState::kAborted)
+    passthrough->Close();
+  passthrough->SetFinal(phase->target_is_truth());
   return {};
 }
 
@@ -174,6 +185,7 @@ Status WorkerParts::MakeNames() {
   fs_parts.objects = objects.get();
   fs_parts.redo = redo.get();
   fs_parts.data = data.get();
+  fs_parts.passthrough = passthrough.get();
   fs_parts.graveyard = &graveyard;
   fs_parts.journal = journal.get();
   fs_parts.resumed = resumed;
@@ -184,6 +196,7 @@ Status WorkerParts::MakeNames() {
   lane.source = source.get();
   lane.objects = objects.get();
   lane.redo = redo.get();
+  lane.files = table.get();
   lane.graveyard = &graveyard;
   lane.journal = journal.get();
   lane.copy_wanted = [this](state::FileId id) { engine->Enqueue(id); };
@@ -296,6 +309,7 @@ void WorkerParts::StartCopyingThreads() {
       engine->Run(stop_);
     });
   Thread("cutter", [this] { cutter->Run(stop_); });
+  Thread("direct", [this] { passthrough->Run(stop_); });
   // Not at once: every writer's first byte after the redirect waits for the
   // journal, and should not wait behind a sync of whole filesystems.
   Thread("barrier", [this] {
@@ -327,6 +341,8 @@ void WorkerParts::StopThreads() {
     engine->Wake();
   if (cutter)
     cutter->Wake();
+  if (passthrough)
+    passthrough->Wake();
   if (barrier)
     barrier->WakeAll();
 }

@@ -27,6 +27,7 @@
 #include "fusefs/names_listener.h"
 #include "fusefs/object_store.h"
 #include "fusefs/overlay_fs.h"
+#include "fusefs/passthrough.h"
 #include "fusefs/redo.h"
 #include "fusefs/session.h"
 #include "fusefs/source_tree.h"
@@ -84,6 +85,8 @@ struct WorkerParts {
   std::unique_ptr<fusefs::Redo> redo;
   std::unique_ptr<fusefs::DoubleWriter> doubles;
   std::unique_ptr<fusefs::DataPath> data;
+  std::unique_ptr<fusefs::BackingIds> backing_ids;  // null: no file is direct
+  std::unique_ptr<fusefs::Passthrough> passthrough;
   fusefs::Graveyard graveyard;
   std::unique_ptr<fusefs::OverlayFs> fs;
   copy::NameLane lane;

@@ -102,6 +102,11 @@ class PlayedWorker : public OverlayControl {
       const std::vector<state::FileId>& ids, int64_t) override {
     return std::vector<core::FileHandle>(ids.size());
   }
+  Result<std::vector<bool>> AreDirect(const std::vector<state::FileId>& nodes,
+                                      int64_t) override {
+    return std::vector<bool>(nodes.size());
+  }
+  Status LeaveDirect(int64_t) override { return {}; }
   Result<FlushReport> FlushRound(int64_t) override { return FlushReport{}; }
   Result<FlushReport> DrainAndGate(int64_t) override {
     gate_closed = true;

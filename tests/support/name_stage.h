@@ -134,7 +134,7 @@ struct Worker {
     lane.host_went_down = recovered.HostWentDown(boot);
     fs = std::make_unique<fusefs::OverlayFs>(
         fusefs::OverlayFs::Parts{source.get(), objects.get(), redo.get(),
-                                 data.get(), &graveyard, journal.get(),
+                                 data.get(), nullptr, &graveyard, journal.get(),
                                  resumed, roots.holds},
         fusefs::Serving::kRedirect);
     applier = std::make_unique<copy::Applier>(&lane);

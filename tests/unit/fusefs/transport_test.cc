@@ -21,7 +21,10 @@ TEST(PatchInitReply, AddsWhatTheKernelOffers) {
   EXPECT_TRUE(reply.flags & wire::kHandleKillprivV2);
   EXPECT_TRUE(reply.flags & wire::kSetxattrExt);
   EXPECT_TRUE(reply.flags & wire::kInitExt);
-  EXPECT_EQ(reply.flags2, (wire::kDirectIoAllowMmap | wire::kHasResend) >> 32);
+  EXPECT_EQ(reply.flags2, (wire::kDirectIoAllowMmap | wire::kHasResend |
+                           wire::kPassthrough) >>
+                              32);
+  EXPECT_EQ(reinterpret_cast<wire::InitOut*>(&reply)->max_stack_depth, 1u);
   EXPECT_EQ(reply.minor, wire::kMinor);
 }
 
@@ -56,7 +59,7 @@ TEST(Transport, NegotiatesWhatTheOverlayNeedsAndSavesIt) {
                             FUSE_HANDLE_KILLPRIV | FUSE_NO_OPEN_SUPPORT |
                             FUSE_NO_OPENDIR_SUPPORT | FUSE_SPLICE_READ;
   EXPECT_EQ(reply.flags & unwanted, 0u);
-  EXPECT_EQ(reply.flags2 & (wire::kPassthrough >> 32), 0u);
+  EXPECT_NE(reply.flags2 & (wire::kPassthrough >> 32), 0u);
   ASSERT_TRUE(Eventually([&] { return b.saved.reply_len != 0; }));
   EXPECT_EQ(b.saved.request_len, sizeof(fuse_in_header) + sizeof(fuse_init_in));
   EXPECT_EQ(memcmp(b.saved.reply, &reply, sizeof reply), 0);

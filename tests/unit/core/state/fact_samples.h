@@ -49,6 +49,7 @@ inline std::vector<Fact> OneOfEach() {
       TruthFact{true},
       OptionFact{"max_pause_ns", "200000000"},
       ForgottenFact{id},
+      DirectFact{id, 1, 7},
   };
 }
 
@@ -91,7 +92,10 @@ inline Fact RandomFact(std::mt19937& rng) {
     case 18:
       return CutDoneFact{id};
     case 19:
-      return ObjectSizeFact{id, below(1000)};
+      if (const uint64_t size = below(1000); size % 3 != 0)
+        return ObjectSizeFact{id, size};
+      return DirectFact{id, static_cast<uint32_t>(below(3)),
+                        static_cast<uint32_t>(below(3))};
     case 20:
     case 21:
       return EntryDirtyFact{id, name};

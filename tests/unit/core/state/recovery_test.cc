@@ -67,7 +67,20 @@ TEST(Recovery, EveryKindOfFactCanBeFolded) {
   EXPECT_TRUE(state.target_is_truth);
   EXPECT_EQ(state.phase.state, MigrationState::kSynced);
   EXPECT_EQ(state.options.at("max_pause_ns"), "200000000");
-  EXPECT_TRUE(state.files.empty()) << "the one file was forgotten";
+  // The one file was forgotten; what came after that is all that is known.
+  ASSERT_EQ(state.files.size(), 1u);
+  FileState direct;
+  direct.direct = Direct::kYes;
+  direct.backing = 7;
+  EXPECT_EQ(state.files.begin()->second, direct);
+  ASSERT_TRUE(state.Apply(DirectFact{state.files.begin()->first, 0, 0}));
+  EXPECT_TRUE(state.files.empty());
+}
+
+TEST(Recovery, AWayToBeDirectThatThereIsNotIsRefused) {
+  RecoveredState state;
+  EXPECT_EQ(state.Apply(DirectFact{kFile, 3, 0}).error().code,
+            core::ErrorCode::kCorrupt);
 }
 
 TEST(Recovery, AClaimPastALocalEndThatFellIsClipped) {

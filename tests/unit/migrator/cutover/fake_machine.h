@@ -309,6 +309,17 @@ class FakeMachine : public ProcessScanner,
       handles.push_back({1, std::to_string(id)});
     return handles;
   }
+  // Inode numbers of files that the kernel writes by itself.
+  std::set<state::FileId> direct;
+  Result<std::vector<bool>> AreDirect(const std::vector<state::FileId>& nodes,
+                                      int64_t) override {
+    TRY(Act("AreDirect"));
+    std::vector<bool> out;
+    for (state::FileId node : nodes)
+      out.push_back(direct.contains(node));
+    return out;
+  }
+  Status LeaveDirect(int64_t) override { return Act("LeaveDirect"); }
   Result<FlushReport> FlushRound(int64_t) override {
     TRY(Act("FlushRound"));
     if (flush_reports.empty())

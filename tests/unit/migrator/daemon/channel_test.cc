@@ -137,6 +137,16 @@ class FakeOverlay final : public cutover::OverlayControl {
     }
     return out;
   }
+  Result<std::vector<bool>> AreDirect(const std::vector<state::FileId>& nodes,
+                                      int64_t) override {
+    std::vector<bool> out;
+    for (state::FileId node : nodes)
+      out.push_back(node % 7 == 0);
+    return out;
+  }
+  Status LeaveDirect(int64_t) override {
+    return core::Fail(ErrorCode::kConflict, "one is open");
+  }
   Result<std::vector<core::FileHandle>> SourceHandles(
       const std::vector<state::FileId>& asked, int64_t) override {
     std::vector<core::FileHandle> out;
@@ -231,6 +241,8 @@ TEST_F(OverlayChannelTest, HandlesOfTheSourceByTheHundred) {
   auto got = client_->SourceHandles(ids, In(5000));
   ASSERT_TRUE(got) << got.error().ToString();
   EXPECT_EQ(*got, *fake_.SourceHandles(ids, 0));
+  EXPECT_EQ(*client_->AreDirect(ids, In(5000)), *fake_.AreDirect(ids, 0));
+  EXPECT_EQ(client_->LeaveDirect(In(5000)).error().code, ErrorCode::kConflict);
 }
 
 TEST(OverlayClient, AnAnswerThatComesTooLateIsNotTakenForTheNext) {
