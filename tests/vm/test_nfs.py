@@ -279,9 +279,14 @@ class Full(bed.Bed):
         self.assertEqual(self.silly_names(), [])
 
     def test_the_copy_of_what_is_over_quota_waits(self):
-        """Everything is made as its owner, so the owner's limit holds; status says
-        so, and with another limit it goes on by itself."""
+        """Everything is made as its owner, so the owner's limit holds for it (a
+        directory takes a block; bytes are written as root, whom none binds);
+        status says so, and with another limit it goes on by itself."""
         self.addCleanup(self.limit, 1000, 0)
+        used = pathlib.Path(tempfile.mkdtemp(prefix="used.", dir="/export"))
+        self.addCleanup(shutil.rmtree, used)
+        (used / "3 MB").write_bytes(bytes(3 << 20))
+        bed.run("chown", "-R", "1000", used)
         bed.fill(self.disk, mb=5, files=60)
         self.owned_by(1000)
         before = bed.tree(self.disk)
