@@ -24,6 +24,8 @@ namespace {
 // source answers while the target is away.
 constexpr int kMostWaiting = 8;
 constexpr int64_t kRetryNs = 200'000'000;
+// To begin costs more than a smaller file's reads from the page cache do.
+constexpr uint64_t kWorthReading = 128u << 10;
 
 class KernelBackingIds final : public BackingIds {
  public:
@@ -123,6 +125,8 @@ Passthrough::Fit Passthrough::Fits(const FileRecord& r, int flags,
   if (ledger_->PredecessorAlive() || !r.given_up.empty())
     return Fit::kNo;
   if (created && NeedsDurableBirth(flags))
+    return Fit::kNo;
+  if ((flags & O_ACCMODE) == O_RDONLY && facts.size < kWorthReading)
     return Fit::kNo;
   if (ledger_->table()->OpenCount(r.id) != 1)
     return Fit::kNo;

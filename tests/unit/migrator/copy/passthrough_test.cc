@@ -139,6 +139,16 @@ TEST_F(PassthroughTest, OnlyWhatIsWhollyRemote) {
   EXPECT_NE(Open(f, O_WRONLY), 0u);
 }
 
+TEST_F(PassthroughTest, WhatIsSmallAndOnlyReadIsNotWorthIt) {
+  Start();
+  FileId f = bed.Create("new");
+  ASSERT_TRUE(bed.Write(f, 0, "x"));
+  EXPECT_EQ(Open(f, O_RDONLY), 0u);
+  Close(f, 0);
+  ASSERT_TRUE(bed.Write(f, 1 << 20, "x"));
+  EXPECT_NE(Open(f, O_RDONLY), 0u);
+}
+
 TEST_F(PassthroughTest, ABirthIsDurableBeforeWritesThatAreSyncedUnseen) {
   for (int flags : {O_RDWR, O_WRONLY | O_DSYNC, O_WRONLY | O_SYNC}) {
     BytesBed own;
@@ -177,7 +187,7 @@ TEST_F(PassthroughTest, TimesAreTheObjectsMeanwhileAndThenTheSources) {
 TEST_F(PassthroughTest, ReadingDoesNotMoveTheSourcesCtime) {
   Start();
   FileId f = bed.Create("new");
-  ASSERT_TRUE(bed.Write(f, 0, "x"));
+  ASSERT_TRUE(bed.Write(f, 1 << 20, "x"));
   const uint32_t number = Open(f, O_RDONLY);
   ASSERT_NE(number, 0u);
   const core::Stat before = SourceStat(f);
@@ -191,7 +201,7 @@ TEST_F(PassthroughTest, ReadingDoesNotMoveTheSourcesCtime) {
 TEST_F(PassthroughTest, TimesThatTheApplierOwesAreOnTheObjectFirst) {
   Start();
   FileId f = bed.Create("new");
-  ASSERT_TRUE(bed.Write(f, 0, "x"));
+  ASSERT_TRUE(bed.Write(f, 1 << 20, "x"));
   const timespec old[2] = {{7, 0}, {8, 9}};
   ASSERT_TRUE(bed.sys.UTimens((*bed.worker->source.Path(f))->Get(), old));
   ASSERT_NE(Open(f, O_RDONLY), 0u);
