@@ -117,31 +117,23 @@ void Dispatcher::FinishAnswered(const RawRequest& request) {
       request.bytes.size() < sizeof *header + sizeof(fuse_release_in))
     return;
   const auto* in = reinterpret_cast<const fuse_release_in*>(header + 1);
-  core_->Release(header->nodeid, in->fh);
+  core_->Release(header->nodeid & ~state::kAliasBit, in->fh);
 }
 
-// To the core an inode has one number. False: the request must be made again
-// with the number that is right now, which the kernel does: an open that is
-// stale begins anew with a look-up (fs/namei.c, do_filp_open).
-bool Dispatcher::ToOwnNumbers(fuse_in_header* header, size_t len) {
-  const FileId asked = header->nodeid;
-  header->nodeid &= ~state::kAliasBit;
+// To the core an inode has one number. OpOpen looks at the one asked for.
+void Dispatcher::ToOwnNumbers(fuse_in_header* header, size_t len) {
+  if (header->opcode != FUSE_OPEN)
+    header->nodeid &= ~state::kAliasBit;
   if (header->opcode == FUSE_LINK && len >= sizeof *header + sizeof(fuse_link_in))
     reinterpret_cast<fuse_link_in*>(header + 1)->oldnodeid &= ~state::kAliasBit;
-  return header->opcode != FUSE_OPEN ||
-         core_->KernelNumber(header->nodeid) == asked;
 }
 
 void Dispatcher::Handle(char* bytes, size_t len) {
   auto* header = reinterpret_cast<fuse_in_header*>(bytes);
   if (NeedsNothing(header->opcode))
     return;
-  const bool current = ToOwnNumbers(header, len);
+  ToOwnNumbers(header, len);
   RequestScope scope(transport_, header);
-  if (!current) {
-    transport_->Reply(header->unique, ESTALE, nullptr, 0);
-    return;
-  }
   if (HandleHere(header, len))
     return;
   fuse_buf buf{};
@@ -224,7 +216,9 @@ void Dispatcher::TmpFile(const fuse_in_header* header, size_t len) {
   }
   // No name that could be cached; the attributes are asked for.
   CreateOut out{ToEntryOut(made->first, {}), ToOpenOut(made->second)};
-  out.entry.nodeid = core_->KernelNumber(made->first.id);
+  // What is direct is so by its first number.
+  if (made->second.backing == 0)
+    out.entry.nodeid = core_->KernelNumber(made->first.id);
   if (transport_->Reply(header->unique, 0, &out, sizeof out) != 0)
     let_go();
 }

@@ -56,7 +56,7 @@ class Dispatcher {
   bool destroyed() const { return destroyed_; }
 
  private:
-  bool ToOwnNumbers(fuse_in_header* header, size_t len);
+  void ToOwnNumbers(fuse_in_header* header, size_t len);
   bool HandleHere(const fuse_in_header* header, size_t len);
   void Statx(const fuse_in_header* header);
   void SetXattr(const fuse_in_header* header, size_t len);

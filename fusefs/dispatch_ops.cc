@@ -199,8 +199,21 @@ core::Status KillPrivileges(FsCore* core, FileId id, const Caller& caller) {
   return {};
 }
 
-void OpOpen(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
+// Whether the answer to an open may go to the inode that the kernel asked for:
+// what is direct is so by its first number, all else by the one that is right
+// now. If not, the kernel is told that it is stale and looks the name up again
+// (fs/namei.c, do_filp_open).
+bool IsForInode(FsCore* core, FileId asked, FileId id, uint32_t backing) {
+  return backing != 0 ? asked == id : core->KernelNumber(id) == asked;
+}
+
+void OpOpen(fuse_req_t req, fuse_ino_t asked, fuse_file_info* fi) {
   FsCore* core = Self(req)->core();
+  const fuse_ino_t ino = asked & ~state::kAliasBit;
+  if (!IsForInode(core, asked, ino, 0)) {
+    Reply(req).Err(ESTALE);
+    return;
+  }
   const auto* in = Transport::RequestBody<struct fuse_open_in>();
   const int flags = fi->flags & ~(O_CREAT | O_EXCL | O_NOCTTY);
   auto open = [&](Once* once) -> Result<OpenReply> {
@@ -214,10 +227,14 @@ void OpOpen(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
     once.emplace(Self(req)->intents());
   auto opened = open(once ? &*once : nullptr);
   Reply reply(req);
-  if (!opened)
+  if (!opened) {
     reply.Err(opened.error());
-  else if (!reply.WithOpen(*opened, *fi))
+  } else if (!IsForInode(core, asked, ino, opened->backing)) {
+    core->Release(ino, opened->fh);  // an abort has begun, or was given up
+    reply.Err(ESTALE);
+  } else if (!reply.WithOpen(*opened, *fi)) {
     core->Release(ino, opened->fh);
+  }
 }
 
 void OpCreate(fuse_req_t req, fuse_ino_t dir, const char* name, mode_t mode,
@@ -231,7 +248,11 @@ void OpCreate(fuse_req_t req, fuse_ino_t dir, const char* name, mode_t mode,
     reply.Err(made.error());
     return;
   }
-  if (!reply.WithCreate(ForKernel(core, made->first), made->second, *fi,
+  // What is direct is so by its first number.
+  const Entry entry = made->second.backing != 0
+                          ? made->first
+                          : ForKernel(core, made->first);
+  if (!reply.WithCreate(entry, made->second, *fi,
                         ValidityOf(core, made->first.id)))
     core->Release(made->first.id, made->second.fh);
 }

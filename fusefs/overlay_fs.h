@@ -123,8 +123,8 @@ class OverlayFs final : public FsCore {
   // Held by each operation; the mode cannot change meanwhile.
   class Pass {
    public:
-    // Bytes: of an open file; such an operation may wait for the target as
-    // long as that is away.
+    // Bytes: of an open file, and what else may wait for the target (the size
+    // and times of a direct one) as long as that is away.
     enum class Kind { kAny, kBytes };
     explicit Pass(OverlayFs* fs, Kind kind = Kind::kAny);
     ~Pass();

@@ -175,7 +175,7 @@ core::Result<size_t> OverlayFs::Write(FileId id, uint64_t off,
 }
 
 core::Result<uint64_t> OverlayFs::SizeOf(FileId id) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   return parts_.data->SizeOf(id);
 }
 

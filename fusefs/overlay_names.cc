@@ -32,7 +32,7 @@ core::Result<Entry> OverlayFs::Completed(core::Result<Entry> entry) {
 }
 
 core::Result<Entry> OverlayFs::Lookup(FileId dir, const char* name) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   return Completed(pass.ops().Lookup(dir, name));
 }
 
@@ -58,7 +58,7 @@ core::Status OverlayFs::DropPrivileges(const Pass& pass, FileId id) {
 
 core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
                                             const Caller& caller) {
-  Pass pass(this);
+  Pass pass(this, Pass::Kind::kBytes);
   if (change.uid == kSameOwner) {
     ASSIGN_OR_RETURN(bool others, OnlyAnnounces(pass, id, caller));
     // Of a write that the worker will not see this is all it is told.

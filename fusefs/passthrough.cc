@@ -213,14 +213,18 @@ Result<Passthrough::Entered> Passthrough::EnterSlowly(FileRecord& r, int flags,
   return Entered{backing, false};
 }
 
-// False if an abort has begun: the backing number is closed then.
+// False if an abort has begun, or somebody else has opened it meanwhile, who is
+// served by the worker: the backing number is closed then.
 Result<bool> Passthrough::Register(FileRecord& r, int flags, uint32_t backing,
                                    bool opened) {
   Status status;
   {
     MutexLock lock(r.mu);
     MutexLock own(mu_);
-    if (!closed_) {
+    // Each opener is counted before it looks whether the file is direct.
+    const bool alone =
+        r.direct || ledger_->table()->OpenCount(r.id) == 1;
+    if (!closed_ && alone) {
       if (opened)
         status = ledger_->AppendLocked(
             r, DirectFact{r.id, static_cast<uint32_t>(state::Direct::kYes),
@@ -366,22 +370,23 @@ Status Passthrough::TakeBack(FileRecord& r) {
   return {};
 }
 
-Status Passthrough::End(FileRecord& r, state::Direct how) {
+Status Passthrough::End(FileRecord& r) {
   TRY(TakeBack(r));
   {
     MutexLock lock(r.mu);
+    MutexLock own(mu_);
     // Opened meanwhile: its close comes back to this.
     if (r.direct->opens != 0)
       return {};
+    const state::Direct how =
+        closed_ ? state::Direct::kAliased : state::Direct::kNo;
     TRY(ledger_->AppendLocked(
         r, DirectFact{r.id, static_cast<uint32_t>(how), 0}));
+    if (closed_)
+      aliased_.insert(r.id);
     r.direct.reset();
     r.version++;
     r.changed.NotifyAll();
-  }
-  if (how == state::Direct::kAliased) {
-    MutexLock lock(mu_);
-    aliased_.insert(r.id);
   }
   Drop(r.id);
   return {};
@@ -428,12 +433,7 @@ Status Passthrough::Settle(FileId id) {
     ids_->Close(backing);
   if (stays)
     return {};
-  bool aliased;
-  {
-    MutexLock lock(mu_);
-    aliased = closed_;
-  }
-  return End(*r, aliased ? state::Direct::kAliased : state::Direct::kNo);
+  return End(*r);
 }
 
 bool Passthrough::Step() {
@@ -528,7 +528,10 @@ Status Passthrough::LeaveAll(int64_t deadline_ns) {
         return core::Fail(core::ErrorCode::kConflict,
                           "a file is still read and written by the kernel");
     }
-    TRY(End(*r, state::Direct::kAliased));
+    TRY(End(*r));
+    if (IsDirect(*r))
+      return core::Fail(core::ErrorCode::kConflict,
+                        "a file was opened by its first number just now");
   }
   return {};
 }

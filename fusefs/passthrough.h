@@ -122,7 +122,8 @@ class Passthrough {
   // Size and times of the object become the file's. With write_mu held.
   core::Status TakeBack(FileRecord& r);
   core::Status Settle(FileId id);
-  core::Status End(FileRecord& r, state::Direct how);
+  // It is direct no more, unless it was opened meanwhile. With write_mu held.
+  core::Status End(FileRecord& r);
   // No more direct: the backing number goes.
   void Drop(FileId id);
 

@@ -40,7 +40,14 @@ Result<uint64_t> CopyBack::BytesToBringBack() {
     ASSIGN_OR_RETURN(bool gone, IsGone(id));
     if (gone)
       continue;
-    TRY(ledger_->Load(*r));
+    bool direct;
+    {
+      MutexLock lock(r->mu);
+      direct = r->direct.has_value();
+    }
+    // As it was known last: the target may be away, and the abort not begun.
+    if (!direct)
+      TRY(ledger_->Load(*r));
     MutexLock lock(r->mu);
     uint64_t end = r->facts.map.local_end();
     if (r->facts.size > end)

@@ -41,6 +41,7 @@ constexpr auto kWatchEvery = std::chrono::seconds(2);
 // How long a synced tree may be unproved (a chunk that is being written again)
 // before the state says so.
 constexpr int64_t kUnsyncedAfterNs = 2 * kSecond;
+constexpr int64_t kReopenEveryNs = 2'000'000'000;
 // Brought back in the pause of an abort rather than before it.
 constexpr uint64_t kLittleBytes = 1 << 20;
 // More files than this are not summed up one by one.
@@ -388,20 +389,18 @@ void Worker::BeginAbort(uint64_t n) {
 
 void Worker::CopyBackMain() {
   abort_running_ = true;
-  bool told = false, reopen = false;
-  int64_t backoff_ms = 100, look_at_ns = 0;
+  bool told = false;
+  int64_t backoff_ms = 100, look_at_ns = 0, reopen_at_ns = 0;
   while (!done_ && !parts_->phase->source_is_truth()) {
     // What the kernel writes alone must be seen before it is brought back.
     const bool direct = !parts_->passthrough->Direct().empty();
-    if (direct && !reopen) {
-      reopen = true;
+    if (direct && MonotonicNs() >= reopen_at_ns) {
+      // Again and again: a nameless one may be given a name at any time.
+      reopen_at_ns = MonotonicNs() + kReopenEveryNs;
       told = false;
-      if (Status said = link_->Say(R"({"op":"reopen_due"})"); !said) {
+      if (Status said = link_->Say(R"({"op":"reopen_due"})"); !said)
         LOG_WARN("abort: {}", said.error().ToString());
-        reopen = false;
-      }
     }
-    reopen = reopen && direct;
     Result<bool> more = overlay_.CopyBackStep();
     {
       std::lock_guard lock(watch_mu_);

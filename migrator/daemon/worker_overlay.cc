@@ -361,16 +361,18 @@ Status WorkerOverlay::BeginAbort(const std::string& reason) {
                     "move finish");
   const bool paused = parts_->phase->state() == MigrationState::kPaused;
   parts_->engine->Pause();
-  parts_->passthrough->Close();
   // In one step: an abort that the journal knows and the overlay does not
   // would bring nothing back.
   Status begun = parts_->fs->SetServing(
       Serving::kAborting, MonotonicNs() + 10'000'000'000,
-      [&] { return parts_->phase->Advance(Event::kAbort, reason); });
-  if (begun)
-    return {};
-  parts_->passthrough->Reopen();
-  if (!paused)
+      [&]() -> Status {
+        parts_->passthrough->Close();
+        Status advanced = parts_->phase->Advance(Event::kAbort, reason);
+        if (!advanced)
+          parts_->passthrough->Reopen();
+        return advanced;
+      });
+  if (!begun && !paused)
     parts_->engine->Resume();
   return begun;
 }

@@ -25,6 +25,8 @@ using state::FileId;
 class FakeBackingIds final : public fusefs::BackingIds {
  public:
   core::Result<uint32_t> Open(int) override {
+    if (opening)
+      opening();
     if (err != 0)
       return core::FailSys(err, "backing");
     open.insert(++last);
@@ -32,6 +34,7 @@ class FakeBackingIds final : public fusefs::BackingIds {
   }
   void Close(uint32_t id) override { EXPECT_EQ(open.erase(id), 1u) << id; }
 
+  std::function<void()> opening;  // something that happens meanwhile
   int err = 0;
   uint32_t last = 0;
   std::set<uint32_t> open;
@@ -121,6 +124,18 @@ TEST_F(PassthroughTest, OneModeAtATime) {
   Close(f, 0);
   Close(f, 0);
   EXPECT_NE(Open(f, O_WRONLY), 0u);
+}
+
+TEST_F(PassthroughTest, WhoOpensItMeanwhileIsServedAndSoAreBoth) {
+  Start();
+  FileId f = bed.Create("new");
+  ids.opening = [&] {
+    ids.opening = nullptr;
+    EXPECT_EQ(Open(f, O_WRONLY), 0u);
+  };
+  EXPECT_EQ(Open(f, O_WRONLY, true), 0u);
+  EXPECT_THAT(ids.open, testing::IsEmpty());
+  EXPECT_EQ(bed.journal.Count<DirectFact>(), 0u);
 }
 
 TEST_F(PassthroughTest, OnlyWhatIsWhollyRemote) {
