@@ -65,7 +65,8 @@ core::Result<DirCore::FileId> DirCore::IdOf(int dirfd, const char* name) {
             "name_to_handle_at"));
   if (h.head.handle_type != kInoGen)
     return FailSys(EOPNOTSUPP, "handle type");
-  FileId id = static_cast<FileId>(h.ino_gen[1]) << 32 | h.ino_gen[0];
+  // As state::FileId: a generation uses all its bits, a number few.
+  FileId id = static_cast<FileId>(h.ino_gen[0]) << 32 | h.ino_gen[1];
   return id == root_handle_ ? state::kRootId : id;
 }
 
@@ -75,8 +76,8 @@ core::Result<UniqueFd> DirCore::Fd(FileId id, int flags) {
   Handle h{};
   h.head.handle_bytes = sizeof h.ino_gen;
   h.head.handle_type = kInoGen;
-  h.ino_gen[0] = static_cast<uint32_t>(id);
-  h.ino_gen[1] = static_cast<uint32_t>(id >> 32);
+  h.ino_gen[0] = static_cast<uint32_t>(id >> 32);
+  h.ino_gen[1] = static_cast<uint32_t>(id);
   UniqueFd fd(::open_by_handle_at(root_.Get(), &h.head, flags | O_CLOEXEC));
   if (!fd)
     return FailSys(errno, "open_by_handle_at");
