@@ -186,6 +186,8 @@ class Passthrough(bed.Bed):
         self.assertEqual(oct(os.stat(path).st_mode & 0o7777), oct(0o4755))
 
     def test_the_worker_is_killed_again_and_again(self):
+        if not offered():
+            self.skipTest("Linux before 6.9 does not resend what the worker had read")
         self.start("--cutover=wait", "--wait")
         stop = self.work / "stop"
         writers = {how: self.spawn(sys.executable, "-c", WRITER, self.disk / how, how, stop,
