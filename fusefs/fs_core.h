@@ -62,7 +62,8 @@ struct AttrChange {
 };
 
 struct OpenReply {
-  uint64_t fh = 0;  // stateless: the open flags (rule 4)
+  // Stateless: the open flags (rule 4), and whether a backing number was given.
+  uint64_t fh = 0;
   bool direct_io = false;
   bool keep_cache = false;
   bool no_flush = false;  // its close has nothing to say

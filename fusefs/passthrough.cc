@@ -209,7 +209,10 @@ Result<Passthrough::Entered> Passthrough::EnterSlowly(FileRecord& r, int flags,
   ASSIGN_OR_RETURN(bool direct, Register(r, flags, backing, opened));
   if (!direct)
     return Entered{0, fit == Fit::kAlready};
-  TRY(core::FaultPoint("passthrough.entered"));
+  if (Status passed = core::FaultPoint("passthrough.entered"); !passed) {
+    Leave(r.id);
+    return core::Fail(std::move(passed).error());
+  }
   return Entered{backing, false};
 }
 

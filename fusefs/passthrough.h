@@ -29,7 +29,7 @@
 // under the second by the re-anchorer; then LeaveAll.
 //
 // Thread contract: all methods from any thread. Enter, Step, Run and LeaveAll
-// block on source and target; the rest does not.
+// block on source and target, Direct on the source; the rest does not.
 
 #include <atomic>
 #include <cstdint>

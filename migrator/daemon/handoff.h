@@ -64,7 +64,7 @@ inline constexpr char kAlive[] = "alive";            // the registry's lock
 }  // namespace fd_name
 
 struct Handoff {
-  std::string role;  // "supervisor", "worker", "attach", "cutover", "abort"
+  std::string role;  // "supervisor", "worker", or one of the re-anchorer's (roles.h)
   Settings settings;
   // Role-specific values, JSON text; "" for none.
   std::string extra;

@@ -185,7 +185,7 @@ class Passthrough(bed.Bed):
         os.write(fd, b"root may")
         self.assertEqual(oct(os.stat(path).st_mode & 0o7777), oct(0o4755))
 
-    def test_the_worker_is_killed_again_and_again(self):
+    def start_under_writers(self):
         self.start("--cutover=wait", "--wait")
         stop = self.work / "stop"
         writers = {how: self.spawn(sys.executable, "-c", WRITER, self.disk / how, how, stop,
@@ -193,6 +193,10 @@ class Passthrough(bed.Bed):
                    for how in ("append", "plain", "both")}
         for p in writers.values():
             self.assertEqual(p.stdout.readline(), b"open\n")
+        return stop, writers
+
+    def test_the_worker_is_killed_again_and_again(self):
+        stop, writers = self.start_under_writers()
         for _ in range(4):
             worker = self.status()["worker_pid"]
             if not offered():  # before 6.9 what the worker had read is not sent again
@@ -235,13 +239,7 @@ class Passthrough(bed.Bed):
         self.assertTrue(got == bytes(want), f"{how}: other bytes than were written\n{self.logs()}")
 
     def under_writers(self, verb):
-        self.start("--cutover=wait", "--wait")
-        stop = self.work / "stop"
-        writers = {how: self.spawn(sys.executable, "-c", WRITER, self.disk / how, how, stop,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-                   for how in ("append", "plain", "both")}
-        for p in writers.values():
-            self.assertEqual(p.stdout.readline(), b"open\n")
+        stop, writers = self.start_under_writers()
         self.wait_state("synced")
         self.livemv(verb, self.disk, "--wait")
         time.sleep(0.2)
@@ -252,6 +250,38 @@ class Passthrough(bed.Bed):
 
     def test_abort_under_writers(self):
         self.under_writers("abort")
+
+    def test_an_abort_waits_for_a_mapping_and_has_what_it_wrote(self):
+        """The kernel writes it behind everybody's back, its descriptor is closed."""
+        self.start("--cutover=wait", "--wait")
+        path = self.new_file("mapped", bytes(8192))
+        holder = self.spawn(sys.executable, "-c", r"""
+import mmap, os, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR)
+m = mmap.mmap(fd, 8192)
+os.close(fd)
+m[:5] = b"first"
+print("mapped", flush=True)
+sys.stdin.readline()
+m[4096:4100] = b"last"
+m.close()
+print("gone", flush=True)
+sys.stdin.readline()
+""", path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/")
+        self.assertEqual(holder.stdout.readline(), b"mapped\n")
+        self.livemv("abort", self.disk)
+        bed.poll(lambda: f"status names it: {self.status()}\n{self.logs()}",
+                 lambda: str(holder.pid) in self.status()["reason"], 20)
+        self.assertEqual(self.status()["state"], "aborting")
+        holder.stdin.write(b"\n")
+        holder.stdin.flush()
+        self.assertEqual(holder.stdout.readline(), b"gone\n")
+        bed.poll(lambda: f"the source at its place, {self.status()}\n{self.logs()}",
+                 lambda: not any(str(self.disk) == line.split()[4] and " fuse" in line for line in
+                                 pathlib.Path("/proc/self/mountinfo").read_text().splitlines()), 60)
+        self.assertEqual(path.read_bytes(), b"first" + bytes(4091) + b"last" + bytes(4092))
+        holder.stdin.close()
+        holder.wait(timeout=20)
 
     def test_an_abort_brings_a_deleted_one_back_to_nobody(self):
         """What was deleted while open stays with its user, on the target."""

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "core/fault_points.h"
 #include "tests/support/bytes_bed.h"
 
 namespace livemv::fake {
@@ -375,6 +376,17 @@ TEST_F(PassthroughTest, AJournalThatTakesNoRecordLeavesNoNumberBehind) {
   bed.worker->table.Opened(f);
   bed.journal.fail_appends = 1;
   EXPECT_FALSE(passthrough->Enter(f, O_WRONLY, true, true));
+  EXPECT_THAT(ids.open, testing::IsEmpty());
+}
+
+TEST_F(PassthroughTest, AnOpenThatFailsAtTheEndIsCountedNoMore) {
+  Start();
+  FileId f = bed.Create("new");
+  ASSERT_TRUE(core::ArmFaults("passthrough.entered=error:5@1"));
+  bed.worker->table.Opened(f);
+  EXPECT_FALSE(passthrough->Enter(f, O_WRONLY, true, true));
+  ASSERT_TRUE(core::ArmFaults(""));
+  Close(f, 0);
   EXPECT_THAT(ids.open, testing::IsEmpty());
 }
 
