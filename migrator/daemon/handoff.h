@@ -64,7 +64,8 @@ inline constexpr char kAlive[] = "alive";            // the registry's lock
 }  // namespace fd_name
 
 struct Handoff {
-  std::string role;  // "supervisor", "worker", or one of the re-anchorer's (roles.h)
+  // "supervisor", "worker", or one of the re-anchorer's (roles.h).
+  std::string role;
   Settings settings;
   // Role-specific values, JSON text; "" for none.
   std::string extra;

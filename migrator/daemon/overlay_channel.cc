@@ -163,25 +163,37 @@ Result<std::vector<UniqueFd>> OverlayClient::OpenOnTarget(
   return out;
 }
 
-Result<std::vector<core::FileHandle>> OverlayClient::SourceHandles(
-    const std::vector<state::FileId>& ids, int64_t deadline_ns) {
-  std::vector<core::FileHandle> out;
+// As many messages as it takes; the answers in the order of the numbers.
+Result<std::vector<OverlayClient::Piece>> OverlayClient::AskAbout(
+    const char* op, const std::vector<state::FileId>& ids,
+    int64_t deadline_ns) {
+  std::vector<Piece> pieces;
   for (size_t first = 0; first < ids.size(); first += kAsksPerMessage) {
     const size_t end = std::min(ids.size(), first + kAsksPerMessage);
     json list = json::array();
     for (size_t i = first; i < end; i++)
       list.push_back(ids[i]);
-    ASSIGN_OR_RETURN(Message answer,
-                     Call(Dump({{"op", "source_handles"},
-                                {"deadline", deadline_ns},
-                                {"ids", list}}),
-                          deadline_ns));
-    const json handles = json::parse(answer.text, nullptr, false)
+    ASSIGN_OR_RETURN(
+        Message answer,
+        Call(Dump({{"op", op}, {"deadline", deadline_ns}, {"ids", list}}),
+             deadline_ns));
+    pieces.push_back({std::move(answer), end - first});
+  }
+  return pieces;
+}
+
+Result<std::vector<core::FileHandle>> OverlayClient::SourceHandles(
+    const std::vector<state::FileId>& ids, int64_t deadline_ns) {
+  std::vector<core::FileHandle> out;
+  ASSIGN_OR_RETURN(std::vector<Piece> pieces,
+                   AskAbout("source_handles", ids, deadline_ns));
+  for (const Piece& piece : pieces) {
+    const json handles = json::parse(piece.answer.text, nullptr, false)
                              .value("handles", json::array());
-    if (handles.size() != end - first)
+    if (handles.size() != piece.asked)
       return Fail(ErrorCode::kCorrupt,
                   "the worker told " + std::to_string(handles.size()) + " of " +
-                      std::to_string(end - first) + " handles");
+                      std::to_string(piece.asked) + " handles");
     for (const json& h : handles)
       out.push_back({h.value("type", 0), Narrow(h.value("bytes", ""))});
   }
@@ -191,22 +203,15 @@ Result<std::vector<core::FileHandle>> OverlayClient::SourceHandles(
 Result<std::vector<bool>> OverlayClient::AreDirect(
     const std::vector<state::FileId>& nodes, int64_t deadline_ns) {
   std::vector<bool> out;
-  for (size_t first = 0; first < nodes.size(); first += kAsksPerMessage) {
-    const size_t end = std::min(nodes.size(), first + kAsksPerMessage);
-    json list = json::array();
-    for (size_t i = first; i < end; i++)
-      list.push_back(nodes[i]);
-    ASSIGN_OR_RETURN(Message answer,
-                     Call(Dump({{"op", "are_direct"},
-                                {"deadline", deadline_ns},
-                                {"ids", list}}),
-                          deadline_ns));
+  ASSIGN_OR_RETURN(std::vector<Piece> pieces,
+                   AskAbout("are_direct", nodes, deadline_ns));
+  for (const Piece& piece : pieces) {
     const std::string direct =
-        json::parse(answer.text, nullptr, false).value("direct", "");
-    if (direct.size() != end - first)
+        json::parse(piece.answer.text, nullptr, false).value("direct", "");
+    if (direct.size() != piece.asked)
       return Fail(ErrorCode::kCorrupt,
                   "the worker told of " + std::to_string(direct.size()) +
-                      " of " + std::to_string(end - first) + " files");
+                      " of " + std::to_string(piece.asked) + " files");
     for (char c : direct)
       out.push_back(c == '1');
   }

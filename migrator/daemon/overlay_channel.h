@@ -36,7 +36,14 @@ class OverlayClient final : public cutover::OverlayControl {
   core::Status CommitSource(int64_t deadline_ns) override;
 
  private:
+  struct Piece {
+    Message answer;
+    size_t asked = 0;  // numbers that it is about
+  };
   core::Result<Message> Call(const std::string& json, int64_t deadline_ns);
+  core::Result<std::vector<Piece>> AskAbout(
+      const char* op, const std::vector<state::FileId>& ids,
+      int64_t deadline_ns);
 
   Channel channel_;
   uint64_t calls_ = 0;
