@@ -150,6 +150,7 @@ struct FileRecord {
   // times are the object's meanwhile, to be asked each time.
   struct Direct {
     uint32_t opens = 0;        // descriptors in that mode that were counted
+    uint64_t entered = 0;      // and how many there have been
     bool others_open = false;  // and some that a predecessor has counted
     bool may_be_mapped = false;  // by somebody who has closed it, too
     uint32_t backing = 0;  // the kernel's number for the object; 0: none

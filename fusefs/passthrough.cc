@@ -148,6 +148,7 @@ Result<Passthrough::Entered> Passthrough::Enter(FileId id, int flags,
     if (fit == Fit::kAlready && r->direct->backing != 0 &&
         !NeedsDurableBirth(flags)) {
       r->direct->opens++;
+      r->direct->entered++;
       return Entered{r->direct->backing, false};
     }
   }
@@ -237,6 +238,7 @@ Result<bool> Passthrough::Register(FileRecord& r, int flags, uint32_t backing,
           r.direct.emplace();
         r.direct->backing = backing;
         r.direct->opens++;
+        r.direct->entered++;
         r.direct->may_be_mapped |= (flags & O_ACCMODE) == O_RDWR;
         direct_[r.id] = backing;
         return true;
@@ -374,12 +376,19 @@ Status Passthrough::TakeBack(FileRecord& r) {
 }
 
 Status Passthrough::End(FileRecord& r) {
+  uint64_t entered;
+  {
+    MutexLock lock(r.mu);
+    entered = r.direct->entered;
+  }
   TRY(TakeBack(r));
+  TRY(core::FaultPoint("passthrough.taken_back"));
   {
     MutexLock lock(r.mu);
     MutexLock own(mu_);
-    // Opened meanwhile: its close comes back to this.
-    if (r.direct->opens != 0)
+    // Opened meanwhile, and perhaps written and closed behind what was taken
+    // back: its close comes back to this.
+    if (r.direct->opens != 0 || r.direct->entered != entered)
       return {};
     const state::Direct how =
         closed_ ? state::Direct::kAliased : state::Direct::kNo;

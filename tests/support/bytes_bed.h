@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/state/node_table.h"
@@ -96,7 +98,11 @@ struct BytesBed {
         std::abort();
       nodes.SetRoot(*root);
     }
-    void AttrsTouched(state::FileId) override { touched++; }
+    void AttrsTouched(state::FileId) override {
+      touched++;
+      if (auto meanwhile = std::exchange(when_touched, nullptr))
+        meanwhile();
+    }
     void CopyWanted(state::FileId id, bool urgent) override {
       engine.Enqueue(id, urgent);
     }
@@ -112,6 +118,7 @@ struct BytesBed {
     copy::CopyEngine engine;
     copy::CopyBack back;
     uint64_t touched = 0;
+    std::function<void()> when_touched;  // once
   };
 
   explicit BytesBed(FakeSyscalls::Kind target_kind = FakeSyscalls::Kind::kNfs)

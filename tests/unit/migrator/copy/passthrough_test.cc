@@ -200,6 +200,27 @@ TEST_F(PassthroughTest, TimesAreTheObjectsMeanwhileAndThenTheSources) {
   EXPECT_GT(bed.worker->touched, touched) << "the applier looks again";
 }
 
+TEST_F(PassthroughTest, WhoOpensAndClosesItWhileItEndsIsNotMissed) {
+  Start();
+  FileId f = bed.Create("new");
+  const uint32_t number = Open(f, O_WRONLY, true);
+  KernelWrites(f, 0, "first");
+  bed.worker->when_touched = [&] {
+    bed.worker->table.Opened(f);
+    auto again = passthrough->Enter(f, O_WRONLY, false, true);
+    ASSERT_TRUE(again);
+    ASSERT_EQ(again->backing, number);
+    KernelWrites(f, 5, ", second");
+    passthrough->Leave(f);
+    bed.worker->table.Closed(f);
+  };
+  Close(f, number);
+  EXPECT_EQ(LastFact(), (DirectFact{f, 0, 0}));
+  EXPECT_EQ(Look(f).stx_size, 13u);
+  EXPECT_EQ(bed.ReadAll(f), "first, second");
+  EXPECT_EQ(M(SourceStat(f)), M(ObjectStat(f)));
+}
+
 TEST_F(PassthroughTest, ReadingDoesNotMoveTheSourcesCtime) {
   Start();
   FileId f = bed.Create("new");
