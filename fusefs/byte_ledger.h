@@ -75,6 +75,10 @@ struct SafetySwitches {
   bool failed_fsync_withdraws = true;
   bool failed_fsync_moves = true;
   bool claim_hot_if_dirty = true;
+  bool direct_alone = true;    // direct begins while nobody else has it open
+  bool direct_uncut = true;    // and with no cut owed
+  bool direct_recheck = true;  // its end sees who came and went meanwhile
+  bool direct_renumber = true;  // a new mount's numbers are not the old one's
 };
 
 class ByteLedger {

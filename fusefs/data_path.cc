@@ -328,7 +328,8 @@ Status DataPath::NewFile(FileId id) {
   FileRef r = table_->Get(id);
   MutexLock lock(r->mu);
   FileFacts facts;
-  facts.size_known = facts.pinned = facts.fresh = facts.sync_all = true;
+  facts.size_known = facts.pinned = facts.fresh = facts.born = true;
+  facts.sync_all = true;
   // Whoever finds no record of it finds an empty source: the same local end.
   facts.pin_durable = true;
   facts.source_dirty = DirtyMark(true);

@@ -97,6 +97,7 @@ struct FileFacts {
   bool size_known = false;
   bool sync_all = false;  // facts of others (a binding) matter to fsync too
   bool fresh = false;     // nothing but this worker ever wrote the object
+  bool born = false;      // in this worker's life, which so knows all opens
   bool grown = false;     // size to be recorded by the next barrier
 };
 

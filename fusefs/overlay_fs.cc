@@ -145,8 +145,8 @@ core::Result<OverlayFs::Victim> OverlayFs::BeforeLosingName(const Pass& pass,
   if (victim.directory || parts_.resumed || parts_.data->IsOpen(victim.id)) {
     TRY(pass.ops().tree()->Pin(victim.id));
     orphans_.insert(victim.id);
-    victim.pinned = true;
   }
+  losing_.insert(victim.id);
   return victim;
 }
 
@@ -156,16 +156,15 @@ void OverlayFs::AfterLosingName(const Pass& pass, const Victim& victim,
     return;
   Tree* tree = pass.ops().tree();
   core::MutexLock lock(orphans_mu_);
+  losing_.erase(victim.id);
   if (!happened) {
-    if (victim.pinned) {
-      orphans_.erase(victim.id);
+    if (orphans_.erase(victim.id) != 0)
       tree->Drop(victim.id);
-    }
     return;
   }
   if (!orphans_.contains(victim.id) && parts_.data->IsOpen(victim.id)) {
-    // Opened since the look, perhaps after the last user of then had left and
-    // taken the pin along; its descriptor is still in the tree's cache.
+    // After cutover opening pins nothing; the descriptor is still in the tree's
+    // cache.
     if (auto pin = tree->Pin(victim.id); pin)
       orphans_.insert(victim.id);
     else

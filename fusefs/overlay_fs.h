@@ -149,7 +149,6 @@ class OverlayFs final : public FsCore {
     FileId id = state::kNoFile;
     bool last_name = false;
     bool directory = false;
-    bool pinned = false;
   };
 
   // The redo change of an operation, nothing outside kRedirect and kAborting.
@@ -206,6 +205,9 @@ class OverlayFs final : public FsCore {
   bool all_named_ = false;  // there were too many; guarded by named_mu_
 
   core::Mutex orphans_mu_;
+  // Whose last name is being taken right now: whoever opens one meanwhile pins
+  // it, unless it is pinned. Guarded by orphans_mu_.
+  std::unordered_set<FileId> losing_;
   // Unlinked for good and pinned; guarded by orphans_mu_.
   std::unordered_set<FileId> orphans_;
   // Of these, directories deleted by this worker; guarded by orphans_mu_.

@@ -35,11 +35,27 @@ core::Status OverlayFs::Count(const Pass& pass, FileId id) {
   parts_.data->Opened(id);
   if (pass.mode() == Serving::kTargetOnly)
     lock.unlock();
-  auto fd = pass.ops().tree()->Path(id);
-  if (fd)
+  core::Status there = [&]() -> core::Status {
+    ASSIGN_OR_RETURN(SharedFd fd, pass.ops().tree()->Path(id));
+    if (!lock.owns_lock() || orphans_.contains(id))
+      return {};
+    if (!losing_.contains(id)) {
+      // It may be deleted and alive because somebody of ours has it open. The
+      // kernel looks the name up again.
+      ASSIGN_OR_RETURN(core::Stat st, parts_.source->sys()->StatAt(
+                                          fd->Get(), "", STATX_NLINK));
+      return st.stx_nlink != 0 ? core::Status{}
+                               : core::FailSys(ESTALE, "it was deleted");
+    }
+    // Its last name goes at this moment, and its bytes must not, even if this
+    // process dies before the deletion comes to its end.
+    TRY(pass.ops().tree()->Pin(id));
+    orphans_.insert(id);
     return {};
-  parts_.data->Closed(id);
-  return core::Fail(std::move(fd).error());
+  }();
+  if (!there)
+    parts_.data->Closed(id);
+  return there;
 }
 
 core::Result<OpenReply> OverlayFs::FinishOpen(FileId id, int flags,

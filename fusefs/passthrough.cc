@@ -88,7 +88,7 @@ Passthrough::Passthrough(ByteLedger* ledger, BackingIds* ids, bool resumed)
       resumed_(resumed),
       possible_(ids != nullptr) {}
 
-void Passthrough::Adopt(const state::RecoveredState& state) {
+Status Passthrough::Adopt(const state::RecoveredState& state) {
   for (const auto& [id, file] : state.files) {
     if (file.direct == state::Direct::kAliased)
       aliased_.insert(id);
@@ -100,11 +100,19 @@ void Passthrough::Adopt(const state::RecoveredState& state) {
       direct.others_open = direct.may_be_mapped = true;
       direct.backing = file.backing;
     } else {
-      over_.push_back(id);  // of a mount that is gone, with all its users
+      // Of a mount that is gone, with all its users. Its numbers will be given
+      // again, and a successor must not take this one for such.
+      over_.push_back(id);
+      if (file.backing != 0 && ledger_->switches().direct_renumber) {
+        MutexLock lock(r->mu);
+        TRY(ledger_->AppendLocked(
+            *r, DirectFact{id, static_cast<uint32_t>(state::Direct::kYes), 0}));
+      }
     }
     r->direct = direct;
     direct_[id] = direct.backing;
   }
+  return {};
 }
 
 // ------------------------------------------------------------------ opening
@@ -117,10 +125,11 @@ Passthrough::Fit Passthrough::Fits(const FileRecord& r, int flags,
     return closed_ ? Fit::kBeside : Fit::kAlready;
   const FileFacts& facts = r.facts;
   if (closed_ || !begins || !possible_ || r.forgotten || !facts.pinned ||
-      facts.map.local_end() != 0 || r.cut || (r.id & state::kAliasBit) != 0)
+      facts.map.local_end() != 0 ||
+      (r.cut && ledger_->switches().direct_uncut) || (r.id & state::kAliasBit) != 0)
     return Fit::kNo;
   // What a predecessor has opened was not counted.
-  if (resumed_ && !facts.fresh)
+  if (resumed_ && !facts.born)
     return Fit::kNo;
   if (ledger_->PredecessorAlive() || !r.given_up.empty())
     return Fit::kNo;
@@ -227,7 +236,8 @@ Result<bool> Passthrough::Register(FileRecord& r, int flags, uint32_t backing,
     MutexLock own(mu_);
     // Each opener is counted before it looks whether the file is direct.
     const bool alone =
-        r.direct || ledger_->table()->OpenCount(r.id) == 1;
+        r.direct || ledger_->table()->OpenCount(r.id) == 1 ||
+        !ledger_->switches().direct_alone;
     if (!closed_ && alone) {
       if (opened)
         status = ledger_->AppendLocked(
@@ -388,7 +398,8 @@ Status Passthrough::End(FileRecord& r) {
     MutexLock own(mu_);
     // Opened meanwhile, and perhaps written and closed behind what was taken
     // back: its close comes back to this.
-    if (r.direct->opens != 0 || r.direct->entered != entered)
+    if (r.direct->opens != 0 || (r.direct->entered != entered &&
+                                 ledger_->switches().direct_recheck))
       return {};
     const state::Direct how =
         closed_ ? state::Direct::kAliased : state::Direct::kNo;

@@ -66,7 +66,7 @@ class Passthrough {
   Passthrough(ByteLedger* ledger, BackingIds* ids, bool resumed);
 
   // What the journal says; before any other call.
-  void Adopt(const state::RecoveredState& state);
+  core::Status Adopt(const state::RecoveredState& state);
 
   struct Entered {
     uint32_t backing = 0;  // to answer with; 0: the worker serves it

@@ -171,7 +171,7 @@ Status WorkerParts::MakeBytes() {
     backing_ids = fusefs::MakeBackingIds(fuse.Get());
   passthrough = std::make_unique<fusefs::Passthrough>(
       ledger.get(), backing_ids.get(), resumed);
-  passthrough->Adopt(recovered);
+  TRY(passthrough->Adopt(recovered));
   if (phase->state() == MigrationState::kAborting ||
       phase->state() == MigrationState::kAborted)
     passthrough->Close();

@@ -392,7 +392,10 @@ std::string Model::Adopt(const Seen& seen, bool after_cut) {
     durable_.clear();
   for (auto& [id, node] : nodes_) {
     node->kids.clear();
-    node->links = node->opens = node->kept = 0;
+    node->links = 0;
+    node->opening = 0;
+    node->opens.clear();
+    node->kept.clear();
   }
   for (const auto& [id, object] : seen) {
     Node* node = Find(id);

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/state/ids.h"
+#include "core/unique_fd.h"
 
 namespace livemv::sim {
 
@@ -91,13 +92,27 @@ class FileData {
   std::vector<Bytes> durable_;  // one a probe
 };
 
+// An open file description.
+struct OpenFile {
+  uint64_t fh = 0;
+  int flags = 0;
+  bool second = false;  // of the inode under its second number
+  // Null: the worker reads and writes it, else the kernel alone.
+  std::shared_ptr<core::UniqueFd> backing;
+};
+
 struct Node {
   FileId id = state::kNoFile;
   mode_t mode = 0;
   std::map<std::string, Node*> kids;  // of a directory
   int links = 0;
-  int opens = 0;
-  int kept = 0;  // of these, between operations: a close may take one
+  std::vector<std::shared_ptr<OpenFile>> opens;
+  // Of these, between operations: a close may take one.
+  std::vector<std::shared_ptr<OpenFile>> kept;
+  // Mapped for writing by somebody who has closed it.
+  std::shared_ptr<core::UniqueFd> mapping;
+  int opening = 0;      // opens that are not answered
+  bool second = false;  // the kernel knows it by its second number
   std::string text;  // of a symbolic link
   std::string xattr;
   FileData data;

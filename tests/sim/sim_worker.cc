@@ -33,7 +33,7 @@ Result<std::unique_ptr<SimWorker>> SimWorker::Make(const Host& host) {
   TRY(w->MakeTrees());
   for (auto& [id, fd] : host.orphans->fds)
     w->source->AdoptOrphan(id, host.sys->Dup(fd.Get()));
-  w->MakeBytes();
+  TRY(w->MakeBytes());
   w->MakeNames();
   ASSIGN_OR_RETURN(w->intents,
                    fusefs::IntentTable::Attach(host.intents,
@@ -83,7 +83,7 @@ Status SimWorker::MakeTrees() {
   return objects->Prepare();
 }
 
-void SimWorker::MakeBytes() {
+Status SimWorker::MakeBytes() {
   table = std::make_unique<fusefs::FileTable>();
   table->Adopt(recovered);
   ledger = std::make_unique<fusefs::ByteLedger>(table.get(), source.get(),
@@ -106,7 +106,13 @@ void SimWorker::MakeBytes() {
   doubles = std::make_unique<fusefs::DoubleWriter>(objects.get());
   data = std::make_unique<fusefs::DataPath>(ledger.get(), doubles.get());
   cutter = std::make_unique<fusefs::Cutter>(ledger.get());
+  passthrough = std::make_unique<fusefs::Passthrough>(
+      ledger.get(), host.backing_ids, host.same_mount);
+  TRY(passthrough->Adopt(recovered));
+  if (host.aborting)
+    passthrough->Close();
   back = std::make_unique<copy::CopyBack>(ledger.get());
+  return {};
 }
 
 void SimWorker::MakeNames() {
@@ -115,6 +121,7 @@ void SimWorker::MakeNames() {
   parts.objects = objects.get();
   parts.redo = redo.get();
   parts.data = data.get();
+  parts.passthrough = passthrough.get();
   parts.graveyard = &graveyard;
   parts.journal = journal.get();
   parts.resumed = host.resume;
@@ -124,6 +131,7 @@ void SimWorker::MakeNames() {
   lane.source = source.get();
   lane.objects = objects.get();
   lane.redo = redo.get();
+  lane.files = table.get();
   lane.graveyard = &graveyard;
   lane.journal = journal.get();
   lane.copy_wanted = [this](FileId id) {
@@ -189,6 +197,7 @@ void SimWorker::Start() {
   for (int i = 0; i < 2; i++)
     Loop("copier", [this] { engine->Run(stop_); });
   Loop("cutter", [this] { cutter->Run(stop_); });
+  Loop("direct", [this] { passthrough->Run(stop_); });
   Loop("barrier", [this] { barrier->Run(stop_); });
   Loop("burial", [this] {
     while (!stop_) {
@@ -230,10 +239,18 @@ bool SimWorker::Scanned() {
 
 Status SimWorker::BeginAbort() {
   engine->Pause();
-  TRY(fs->SetServing(Serving::kAborting));
+  TRY(fs->SetServing(Serving::kAborting, -1, [this]() -> Status {
+    passthrough->Close();
+    return {};
+  }));
   host.aborting = true;
   BackLoop();
   return {};
+}
+
+Status SimWorker::LeaveDirect() {
+  core::MutexLock lock(back_mu_);
+  return passthrough->LeaveAll(host.sys->MonotonicNs() + 10'000'000'000);
 }
 
 void SimWorker::Stop() {
@@ -243,6 +260,7 @@ void SimWorker::Stop() {
   redo->WakeAll();
   engine->Wake();
   cutter->Wake();
+  passthrough->Wake();
   barrier->WakeAll();
 }
 
@@ -258,11 +276,15 @@ Status SimWorker::Commit() {
     return core::Fail(core::ErrorCode::kConflict, *why);
   core::MutexLock lock(victims_mu_);
   TRY(victims->RemovePrivate());
-  return fs->SetServing(Serving::kTargetOnly);
+  TRY(fs->SetServing(Serving::kTargetOnly));
+  passthrough->SetFinal(true);
+  return {};
 }
 
 Status SimWorker::CommitSource() {
   core::MutexLock lock(back_mu_);
+  if (!passthrough->Direct().empty())
+    return core::Fail(core::ErrorCode::kConflict, "files are direct");
   TRY(back->Finish());
   return fs->SetServing(Serving::kSourceOnly);
 }

@@ -20,6 +20,7 @@
 #include "fusefs/intents.h"
 #include "fusefs/names_listener.h"
 #include "fusefs/overlay_fs.h"
+#include "fusefs/passthrough.h"
 #include "migrator/copy/applier.h"
 #include "migrator/copy/barrier.h"
 #include "migrator/copy/copy_back.h"
@@ -73,10 +74,12 @@ struct Host {
   Fibers* fibers = nullptr;
   const Switches* on = nullptr;
   Orphans* orphans = nullptr;
+  fusefs::BackingIds* backing_ids = nullptr;
   void* intents = nullptr;  // memory of IntentTable::Bytes()
   std::string boot_id;
   int group = 0;            // of the worker's fibers
   bool resume = false;      // another worker has served before
+  bool same_mount = false;  // and this very mount
   bool aborting = false;    // the journaled phase
   bool durable_target = false;
   bool predecessor_alive = false;
@@ -95,6 +98,8 @@ class SimWorker {
   void Stop();
   // As WorkerOverlay::BeginAbort.
   core::Status BeginAbort();
+  // As WorkerOverlay::LeaveDirect.
+  core::Status LeaveDirect();
   copy::SyncProof Proof();
   // The whole tree was compared, and a barrier has been since.
   bool Scanned();
@@ -116,6 +121,7 @@ class SimWorker {
   std::unique_ptr<fusefs::Redo> redo;
   std::unique_ptr<fusefs::DoubleWriter> doubles;
   std::unique_ptr<fusefs::DataPath> data;
+  std::unique_ptr<fusefs::Passthrough> passthrough;
   fusefs::Graveyard graveyard;
   std::unique_ptr<fusefs::OverlayFs> fs;
   copy::NameLane lane;
@@ -134,7 +140,7 @@ class SimWorker {
   SimWorker() = default;
   core::Status OpenJournal();
   core::Status MakeTrees();
-  void MakeBytes();
+  core::Status MakeBytes();
   void MakeNames();
   void Loop(const char* name, std::function<void()> body);
   void BackLoop();

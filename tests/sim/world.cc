@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <sstream>
@@ -18,6 +19,7 @@ using fake::FakeSyscalls;
 
 World::World(const Plan& plan, const Switches& on, bool trace)
     : plan_(plan), on_(on), trace_(trace), fibers_(plan.interleaving),
+      kernel_(&sys_, [this](const std::string& why) { Fail(why); }),
       transport_(-1, &saved_init_) {
   source_ = sys_.AddFs(FakeSyscalls::Kind::kLocal);
   target_ = sys_.AddFs(plan.target);
@@ -201,6 +203,8 @@ void World::StartWorker() {
   host.fibers = &fibers_;
   host.on = &on_;
   host.orphans = orphans_.get();
+  host.backing_ids = &kernel_;
+  host.same_mount = served_;
   host.intents = intents_.get();
   host.boot_id = "boot " + std::to_string(on_.boot_id ? boots_ : 1);
   host.group = group_;
@@ -226,7 +230,8 @@ void World::StartWorker() {
     worker_->Start();
     for (int i = 0; i < 3; i++)
       fibers_.Spawn("server", host.group, [this] { Serve(worker_.get()); });
-    ready_ = true;
+    fibers_.Spawn("reopen", host.group, [this] { AskToReopen(); });
+    ready_ = served_ = true;
     Say("worker ", lives_, " serves");
   });
 }
@@ -254,6 +259,7 @@ void World::Kill(bool applications) {
     kept.insert(fd.Get());
   for (const Ghost& ghost : ghosts_)
     kept.insert(ghost.fd.Get());
+  kept.merge(kernel_.Held());
   sys_.CloseAllBut(kept);
   if (applications) {
     fibers_.Kill(kApplications);
@@ -262,8 +268,7 @@ void World::Kill(bool applications) {
     locked_.clear();
     // Their descriptors close.
     for (const auto& [id, node] : model_.nodes()) {
-      for (node->kept = 0; node->opens > 0; node->opens--)
-        PostRelease(node.get());
+      CloseAll(node.get());
       if (node->links == 0)
         forgets_.push_back(id);
     }
@@ -325,6 +330,15 @@ void World::PowerCut() {
   stalls_.clear();
   ghosts_.clear();
   orphans_->fds.clear();
+  kernel_.Clear();
+  served_ = false;
+  to_reopen_.clear();
+  for (const auto& [id, node] : model_.nodes()) {
+    node->opens.clear();
+    node->kept.clear();
+    node->mapping = nullptr;
+    node->second = false;
+  }
   sys_.ClearFailures();
   sys_.PowerCut(fibers_.rng());
   std::memset(intents_.get(), 0, fusefs::IntentTable::Bytes());
@@ -407,7 +421,7 @@ void World::LoseWriteback(uint64_t draw) {
     if (!r || !object || !file->data.Quiet(file->data.Start()))
       continue;
     // Only bytes that the source has too: others are lost by right.
-    if (r->facts.size_known && r->facts.pinned && !r->cut &&
+    if (!r->direct && r->facts.size_known && r->facts.pinned && !r->cut &&
         r->becoming_remote.empty() && r->facts.map.RemoteBytes() == 0 &&
         r->facts.size == r->facts.map.local_end() &&
         sys_.LoseWriteback(target_, object->ino, fibers_.rng())) {
@@ -502,8 +516,7 @@ void World::Finish() {
   hangs_left_ = 0;
   stalls_.clear();
   for (const auto& [id, node] : model_.nodes())
-    for (node->kept = 0; node->opens > 0; node->opens--)
-      PostRelease(node.get());
+    CloseAll(node.get());
   std::string why = "no worker";
   for (int i = 0; i < 1500 && !Failed(); i++) {
     fibers_.Sleep(i < 100 ? 20'000'000 : 1'000'000'000);
@@ -537,13 +550,14 @@ void World::Finish() {
 namespace {
 
 // Without what may differ: bytes and sizes are compared elsewhere, the mark of
-// placeholders is ours.
-std::string Strip(const std::string& line) {
+// placeholders is ours, times of what is direct are the target's.
+std::string Strip(const std::string& line, bool times) {
   std::istringstream in(line);
   std::string out, word;
   while (in >> word)
     if (word[0] != '#' && !word.starts_with("size=") &&
-        !word.starts_with(fusefs::kMarkXattr))
+        !word.starts_with(fusefs::kMarkXattr) &&
+        (times || !word.starts_with("mtime=")))
       out += word + " ";
   return out;
 }
@@ -595,10 +609,16 @@ void World::CheckMoved() {
     return;
   std::vector<std::string> source = sys_.Tree(source_, {}, true);
   std::vector<std::string> target = sys_.Tree(target_, {}, true);
-  for (size_t i = 0; i < source.size() && i < target.size(); i++)
-    if (Strip(source[i]) != Strip(target[i]))
-      return Fail("the target has " + Strip(target[i]) + " for " +
-                  Strip(source[i]));
+  const std::vector<FileId> direct = worker_->passthrough->Direct();
+  auto paths = model_.Paths();
+  for (size_t i = 0; i < source.size() && i < target.size(); i++) {
+    auto it = paths.find(source[i].substr(0, source[i].find(' ')));
+    const bool times =
+        it == paths.end() || std::ranges::find(direct, it->second->id) == direct.end();
+    if (Strip(source[i], times) != Strip(target[i], times))
+      return Fail("the target has " + Strip(target[i], times) + " for " +
+                  Strip(source[i], times));
+  }
   if (plan_.target != FakeSyscalls::Kind::kNfs)
     return;
   // What was proved is durable.

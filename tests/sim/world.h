@@ -19,6 +19,7 @@
 #include "fusefs/once.h"
 #include "fusefs/transport.h"
 #include "tests/sim/fibers.h"
+#include "tests/sim/kernel_files.h"
 #include "tests/sim/model.h"
 #include "tests/sim/plan.h"
 #include "tests/sim/sim_worker.h"
@@ -63,8 +64,11 @@ class World {
   std::vector<Node*> Usable();
   Node* Pick(const std::vector<Node*>& from, uint64_t draw);
   core::Result<fusefs::Entry> Lookup(Node* dir, const std::string& name);
-  bool Open(Node* file, int flags);
-  void Close(Node* file);
+  // Null if it failed.
+  std::shared_ptr<OpenFile> Open(Node* file, int flags);
+  void Close(Node* file, const std::shared_ptr<OpenFile>& open);
+  core::Result<size_t> Write(Node* file, const DataOp& op,
+                             const std::shared_ptr<OpenFile>& open);
   void LastNameGone(Node* node);
   void Change(Node* file, const DataOp& op);
   void ReadSome(Node* file, const Op& op);
@@ -94,7 +98,8 @@ class World {
   void StartWorker();
   void Settled();
   void LandOne();
-  void PostRelease(Node* file);
+  void PostRelease(Node* file, uint64_t fh);
+  void CloseAll(Node* file);
   void Bury();
   void Kill(bool applications);
   void PowerCut();
@@ -107,6 +112,10 @@ class World {
   void LandGhosts();
   void LoseWriteback(uint64_t draw);
   void StartApplications();
+  // What is direct is opened again during an abort: the worker asks, and the
+  // re-anchorer does it.
+  void AskToReopen();
+  void Reopen();
 
   // --- the end
   void Finish();
@@ -126,6 +135,9 @@ class World {
   Fibers fibers_;
   fake::FakeSyscalls sys_;
   fake::FakeSyscalls::FsId source_, target_, journal_;
+  KernelFiles kernel_;
+  bool served_ = false;  // a worker has served this mount
+  std::vector<FileId> to_reopen_;
   std::unique_ptr<Orphans> orphans_;
   std::unique_ptr<char[]> intents_;
   fusefs::SavedInit saved_init_{};

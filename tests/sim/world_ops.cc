@@ -29,6 +29,11 @@ Caller Somebody() {
   return Caller{.uid = 0, .gid = 0, .pid = 1, .umask = 0};
 }
 
+// What may be mapped is treated otherwise than what may not.
+int FlagsFrom(uint64_t draw) {
+  return draw % 3 == 0 ? O_RDWR : O_WRONLY;
+}
+
 std::string NameOf(uint64_t draw) {
   return std::string(1, "abc"[draw % 3]);
 }
@@ -50,6 +55,8 @@ R World::Ask(uint32_t opcode, std::string text,
 
 void World::StartApplications() {
   applications_ = 2;
+  to_reopen_.clear();
+  fibers_.Spawn("re-anchorer", kApplications, [this] { Reopen(); });
   if (observing_)
     fibers_.Spawn("observer", kApplications, [this] { Observe(); });
   for (int who = 0; who < 2; who++)
@@ -77,7 +84,7 @@ std::vector<Node*> World::Usable() {
   if (!plan_.world->deleted)
     return files;
   for (const auto& [id, node] : model_.nodes())
-    if (node->IsFile() && node->links == 0 && node->kept > 0)
+    if (node->IsFile() && node->links == 0 && !node->kept.empty())
       files.push_back(node.get());
   return files;
 }
@@ -131,20 +138,21 @@ void World::Act(int, const Op& op) {
       return SyncIt(Pick(model_.Dirs(), op.a), false);
     case Do::kOpen:
       if (Node* file = Pick(model_.Files(), op.a)) {
-        Lock({file->id});
-        if (file->links > 0 && Open(file, O_RDWR))
-          file->kept++;
-        Unlock({file->id});
+        if (auto open = Open(file, FlagsFrom(op.b)))
+          file->kept.push_back(open);
       }
       return;
     case Do::kClose: {
       std::vector<Node*> open;
       for (const auto& [id, node] : model_.nodes())
-        if (node->kept > 0 && !locked_.contains(id))
+        if (!node->kept.empty() && !locked_.contains(id))
           open.push_back(node.get());
       if (Node* file = Pick(open, op.a)) {
-        file->kept--;
-        Close(file);
+        auto closing = file->kept.back();
+        file->kept.pop_back();
+        if (op.b % 3 == 0 && closing->flags == O_RDWR && closing->backing)
+          file->mapping = closing->backing;
+        Close(file, closing);
       }
       return;
     }
@@ -188,38 +196,117 @@ uint64_t World::AnyOffset(const Node* file, uint64_t draw) const {
 
 // ---------------------------------------------------------------------- bytes
 
-bool World::Open(Node* file, int flags) {
+std::shared_ptr<OpenFile> World::Open(Node* file, int flags) {
   const FileId id = file->id;
-  auto opened = Ask<Result<OpenReply>>(
-      FUSE_OPEN, "open " + std::to_string(id),
-      [id, flags](SimWorker* w, Request*) { return w->fs->Open(id, flags); });
-  if (!opened) {
-    if (!MayFail())
-      Fail("open: " + opened.error().ToString());
-    return false;
+  file->opening++;
+  for (int tries = 0; tries < 4; tries++) {
+    const bool second = file->second;
+    // As dispatch_ops.cc: an inode that is direct is open by its first number.
+    auto opened = Ask<Result<OpenReply>>(
+        FUSE_OPEN, "open " + std::to_string(id) + (second ? "'" : ""),
+        [id, flags, second](SimWorker* w, Request*) -> Result<OpenReply> {
+          auto is_for = [&](uint32_t backing) {
+            return second == (backing == 0 && w->passthrough->NumberOf(id) != id);
+          };
+          if (!is_for(0))
+            return core::Fail(core::ErrorCode::kConflict, "not its number");
+          auto reply = w->fs->Open(id, flags);
+          if (reply && !is_for(reply->backing)) {
+            w->fs->Release(id, reply->fh);
+            return core::Fail(core::ErrorCode::kConflict, "not its number");
+          }
+          return reply;
+        });
+    if (!opened && opened.error().code == core::ErrorCode::kConflict) {
+      file->second = !second;  // looked up again
+      continue;
+    }
+    file->opening--;
+    if (!opened) {
+      if (!MayFail() && !file->unlinking)
+        Fail("open: " + opened.error().ToString());
+      LastNameGone(file);
+      return nullptr;
+    }
+    auto open = kernel_.Opened(*file, flags, second, *opened);
+    file->opens.push_back(open);
+    return open;
   }
-  file->opens++;
-  return true;
+  Fail("open: stale by either number");
+  return nullptr;
 }
 
-void World::PostRelease(Node* file) {
+void World::PostRelease(Node* file, uint64_t fh) {
   const FileId id = file->id;
   Post(FUSE_RELEASE, "release " + std::to_string(id),
-       [this, id](SimWorker* w, Request*) {
-         w->fs->Release(id, 0);
+       [this, id, fh](SimWorker* w, Request*) {
+         w->fs->Release(id, fh);
          Node* node = model_.Find(id);
-         if (node->links == 0 && node->opens == 0)
-           forgets_.push_back(id);
+         LastNameGone(node);
        });
 }
 
-void World::Close(Node* file) {
-  file->opens--;
-  PostRelease(file);
+void World::Close(Node* file, const std::shared_ptr<OpenFile>& open) {
+  std::erase(file->opens, open);
+  PostRelease(file, open->fh);
+}
+
+void World::CloseAll(Node* file) {
+  file->kept.clear();
+  file->mapping = nullptr;
+  while (!file->opens.empty())
+    Close(file, std::shared_ptr<OpenFile>(file->opens.back()));
+}
+
+// ---------------------------------------------------------------- direct files
+
+void World::AskToReopen() {
+  while (!over_) {
+    fibers_.Sleep(100'000'000);
+    if (!aborting_)
+      continue;
+    std::vector<FileId> direct = worker_->passthrough->Direct();
+    if (direct.empty())
+      continue;
+    to_reopen_ = std::move(direct);
+    fibers_.WaitUntil([this] { return to_reopen_.empty(); }, -1);
+    // Who was opened meanwhile is asked for again.
+    if (Status left = worker_->LeaveDirect(); !left)
+      Say("leave direct: ", left.error().ToString());
+  }
+}
+
+void World::Reopen() {
+  while (!over_) {
+    fibers_.WaitUntil([this] { return !to_reopen_.empty() || over_; }, -1);
+    // Their holders are frozen at once.
+    std::set<uint64_t> all(to_reopen_.begin(), to_reopen_.end());
+    Lock(all);
+    for (FileId id : to_reopen_) {
+      Node* file = model_.Find(id);
+      if (file == nullptr || file->links == 0)
+        continue;
+      file->mapping = nullptr;  // mapped again, under the second number
+      const auto opens = file->opens;
+      for (const auto& open : opens) {
+        if (!open->backing)
+          continue;
+        auto again = Open(file, open->flags);
+        if (!again)
+          continue;
+        std::erase(file->opens, again);
+        std::swap(*open, *again);
+        Say("reopened ", id);
+        PostRelease(file, again->fh);
+      }
+    }
+    to_reopen_.clear();
+    Unlock(all);
+  }
 }
 
 void World::LastNameGone(Node* node) {
-  if (node->links == 0 && node->opens == 0)
+  if (node->links == 0 && node->opens.empty() && node->opening == 0)
     forgets_.push_back(node->id);
 }
 
@@ -247,10 +334,13 @@ std::optional<std::string> World::ReadAll(FileId id) {
 void World::Change(Node* file, const DataOp& asked) {
   const FileId id = file->id;
   Lock({id});
-  if (file->links == 0 && file->kept == 0)
+  if (file->links == 0 && file->kept.empty())
     return Unlock({id});
-  const bool opens = file->kept == 0;
-  if (opens && !Open(file, O_RDWR))
+  const auto value = static_cast<size_t>(asked.value);
+  const bool opens = file->kept.empty();
+  const auto open = opens ? Open(file, FlagsFrom(value))
+                          : file->kept[value % file->kept.size()];
+  if (!open)
     return Unlock({id});
   DataOp op = asked;
   if (op.off == ~0ull)
@@ -264,12 +354,7 @@ void World::Change(Node* file, const DataOp& asked) {
   uint64_t done = 0;
   std::string error;
   if (op.kind == DataOp::kWrite) {
-    auto wrote = Ask<Result<size_t>>(
-        FUSE_WRITE, "write " + std::to_string(op.value) + text,
-        [id, op](SimWorker* w, Request*) {
-          const std::string bytes(op.len, static_cast<char>(op.value));
-          return w->fs->Write(id, op.off, bytes, O_RDWR, false);
-        });
+    auto wrote = Write(file, op, open);
     done = wrote ? *wrote : 0;
     if (!wrote)
       error = wrote.error().ToString();
@@ -309,27 +394,51 @@ void World::Change(Node* file, const DataOp& asked) {
       Fail("file " + std::to_string(id) + " " + wrong);
   }
   if (opens)
-    Close(file);
+    Close(file, open);
   Unlock({id});
+}
+
+Result<size_t> World::Write(Node* file, const DataOp& op,
+                            const std::shared_ptr<OpenFile>& open) {
+  const FileId id = file->id;
+  const std::string bytes(op.len, static_cast<char>(op.value));
+  const std::string text = std::to_string(op.value) + " to " +
+                           std::to_string(id) + " at " +
+                           std::to_string(op.off) + "+" +
+                           std::to_string(op.len);
+  const bool inside = op.off + op.len <= file->data.content().size();
+  if (auto object = file->mapping && inside ? file->mapping : open->backing) {
+    Say(object == file->mapping ? "stores " : "writes directly ", text);
+    return sys_.PWrite(object->Get(), bytes.data(), bytes.size(),
+                       static_cast<off_t>(op.off));
+  }
+  return Ask<Result<size_t>>(
+      FUSE_WRITE, "write " + text, [id, op, bytes](SimWorker* w, Request*) {
+        return w->fs->Write(id, op.off, bytes, O_RDWR, false);
+      });
 }
 
 void World::ReadSome(Node* file, const Op& op) {
   const FileId id = file->id;
-  Lock({id});
-  const bool can = (file->links > 0 || file->kept > 0) && Open(file, O_RDONLY);
-  Unlock({id});
-  if (!can)
+  if (file->links == 0 && file->kept.empty())
+    return;
+  const auto open = Open(file, O_RDONLY);
+  if (!open)
     return;
   const uint64_t off = AnyOffset(file, op.b), len = 1 + op.c % 9000;
   auto watch = file->data.Start();
   auto bytes = std::make_shared<std::string>(len, '\0');
-  auto got = Ask<Result<size_t>>(
-      FUSE_READ,
-      "read " + std::to_string(id) + " at " + std::to_string(off) + "+" +
-          std::to_string(len),
-      [id, off, bytes](SimWorker* w, Request*) {
-        return w->fs->Read(id, off, *bytes);
-      });
+  const auto backing = open->backing;  // it may be opened again meanwhile
+  auto got = backing
+                 ? sys_.PRead(backing->Get(), bytes->data(), len,
+                              static_cast<off_t>(off))
+                 : Ask<Result<size_t>>(
+                       FUSE_READ,
+                       "read " + std::to_string(id) + " at " +
+                           std::to_string(off) + "+" + std::to_string(len),
+                       [id, off, bytes](SimWorker* w, Request*) {
+                         return w->fs->Read(id, off, *bytes);
+                       });
   if (got) {
     bytes->resize(*got);
     std::string wrong = file->data.CheckRead(watch, off, len, *bytes);
@@ -338,7 +447,7 @@ void World::ReadSome(Node* file, const Op& op) {
   } else if (!MayFail()) {
     Fail("read: " + got.error().ToString());
   }
-  Close(file);
+  Close(file, open);
 }
 
 void World::StatIt(Node* node) {
@@ -366,11 +475,11 @@ void World::StatIt(Node* node) {
 
 void World::SyncIt(Node* node, bool data_only) {
   const FileId id = node->id;
+  std::shared_ptr<OpenFile> open;
   if (node->IsFile()) {
-    Lock({id});
-    const bool can = (node->links > 0 || node->kept > 0) && Open(node, O_RDWR);
-    Unlock({id});
-    if (!can)
+    if (node->links > 0 || !node->kept.empty())
+      open = Open(node, data_only ? O_WRONLY : O_RDWR);
+    if (!open)
       return;
   }
   auto bytes = node->data.Start();
@@ -400,8 +509,8 @@ void World::SyncIt(Node* node, bool data_only) {
       }
     }
   }
-  if (node->IsFile())
-    Close(node);
+  if (open)
+    Close(node, open);
 }
 
 // ---------------------------------------------------------------------- names
@@ -459,8 +568,8 @@ void World::MakeObject(const Op& op) {
   const std::string text =
       Describe(op) + " " + std::to_string(at) + "/" + name;
   Node* made = nullptr;
-  bool open = false;
-  Entry entry;
+  std::optional<OpenReply> reply;
+  const int flags = FlagsFrom(op.d);
   auto act = [&](size_t index) -> Status {
     Result<Entry> result = Entry{};
     if (op.what == Do::kMkDir) {
@@ -479,15 +588,14 @@ void World::MakeObject(const Op& op) {
           });
     } else {
       auto both = Ask<Result<std::pair<Entry, OpenReply>>>(
-          FUSE_CREATE, text, [this, at, name](SimWorker* w, Request* r) {
+          FUSE_CREATE, text, [this, at, name, flags](SimWorker* w, Request* r) {
             auto once = MakeOnce(w, *r);
             return fusefs::CreateOnce(&once, w->fs.get(), at, name.c_str(),
-                                      O_RDWR | O_CREAT | O_EXCL, 0644,
+                                      flags | O_CREAT | O_EXCL, 0644,
                                       Somebody());
           });
-      open = both.has_value();
       if (both)
-        result = both->first;
+        result = both->first, reply = both->second;
       else
         result = std::unexpected(both.error());
     }
@@ -510,9 +618,9 @@ void World::MakeObject(const Op& op) {
         if (made->IsLink())
           made->text = "text";
         model_.Put(dir, name, made);
-        if (open) {
-          made->opens++;
-          made->kept++;
+        if (reply) {
+          made->opens.push_back(kernel_.Opened(*made, flags, false, *reply));
+          made->kept.push_back(made->opens.back());
         }
       });
   if (made == nullptr || !made->IsFile() || Failed())
@@ -520,9 +628,10 @@ void World::MakeObject(const Op& op) {
   if (op.c % 3 != 0)
     Change(made, {DataOp::kWrite, op.d % 2 == 0 ? 0 : op.d % 20'000,
                   1 + op.c % 6000, value_ = value_ % 250 + 1});
-  if (op.c % 2 == 0 && made->kept > 0) {
-    made->kept--;
-    Close(made);
+  if (op.c % 2 == 0 && !made->kept.empty()) {
+    auto closing = made->kept.back();
+    made->kept.pop_back();
+    Close(made, closing);
   }
 }
 
@@ -673,7 +782,7 @@ void World::Attributes(const Op& op) {
     return;
   const FileId id = node->id;
   Lock({id});
-  if (node->links == 0 && node->kept == 0)
+  if (node->links == 0 && node->kept.empty())
     return Unlock({id});
   node->attr_begun++;
   if (op.what == Do::kChMod) {

@@ -104,6 +104,31 @@ std::vector<WorldKind> Narrow() {
                  .slow = {{kSource, "SyncFs", "barrier"},
                           {kSource, "SyncFs", "burial"}},
                  .strikes_after = {{kTarget, "UnlinkAt", "burial"}}});
+  // Files that the kernel reads and writes alone: their begin and end against
+  // opens, truncates and deaths.
+  WorldKind direct{.name = "direct",
+                   .name_ops = 4, .byte_ops = 20, .syncs = 1, .kills = 1,
+                   .names = {Do::kCreate, Do::kCreate, Do::kUnlink},
+                   .bytes = {Do::kWrite, Do::kAppend, Do::kOverwrite,
+                             Do::kTruncate, Do::kRead, Do::kStat, Do::kOpen,
+                             Do::kOpen, Do::kClose, Do::kClose, Do::kMeet},
+                   .least_ops = 4,
+                   .files = 1,
+                   .stalls = 3,
+                   .slow = {{kTarget, "StatAt", "direct"},
+                            {kSource, "UTimens", "direct"},
+                            {kSource, "StatAt", "direct"},
+                            {kTarget, "FTruncate"},
+                            {kJournal, "FDataSync"}}};
+  out.push_back(direct);
+  direct.name = "direct-abort";
+  direct.abort = true;
+  out.push_back(direct);
+  direct.name = "direct-cut";
+  direct.abort = false;
+  direct.syncs = 4;
+  direct.cuts = 2;
+  out.push_back(direct);
   // Names that the source keeps or loses, and the journal does not.
   out.push_back({.name = "hot-cut",
                  .name_ops = 16, .byte_ops = 6, .syncs = 1, .kills = 1, .cuts = 2,

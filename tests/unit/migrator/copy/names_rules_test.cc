@@ -273,6 +273,44 @@ TEST_F(Names, N7AnUnfinishedCreationIsFinishedByItsRepetition) {
   ExpectSettles();
 }
 
+TEST_F(Names, WhoOpensAFileWhileItIsDeletedHasItAfterAKillToo) {
+  class Keeper final : public fusefs::OrphanKeeper {
+   public:
+    core::Status Keep(FileId id, int) override {
+      kept.insert(id);
+      return {};
+    }
+    void LetGo(FileId id) override { kept.erase(id); }
+    std::set<FileId> kept;
+  } keeper;
+  PlantFile("f");
+  Start();
+  worker_->source->SetKeeper(&keeper);
+  const FileId f = Id("f");
+  bool fails = true, reopened = false;
+  sys_.on_call = [&](const FakeSyscalls::Call& call) {
+    if (call.fs != source_ || call.name != std::string("UnlinkAt") || reopened)
+      return 0;
+    reopened = true;
+    Must(fs().Open(f, O_RDWR));
+    EXPECT_TRUE(keeper.kept.contains(f)) << "a kill right after this call";
+    return fails ? EIO : 0;
+  };
+  EXPECT_FALSE(fs().Unlink(kRootId, "f"));
+  EXPECT_TRUE(reopened);
+  EXPECT_FALSE(keeper.kept.contains(f)) << "it is not deleted";
+  fs().Release(f, 0);
+  fails = reopened = false;
+  MustDo(fs().Unlink(kRootId, "f"));
+  EXPECT_TRUE(keeper.kept.contains(f));
+  fs().Release(f, 0);
+  EXPECT_FALSE(keeper.kept.contains(f));
+  // Nobody is deleting it any more.
+  const FileId g = CreateFile(kRootId, "g", "g");
+  Must(fs().Open(g, O_RDWR));
+  EXPECT_TRUE(keeper.kept.empty());
+}
+
 TEST_F(Names, H2AnObjectLivesUntilTheSourcesChangeIsDurable) {
   Start();
   CreateFile(kRootId, "f", "precious");

@@ -49,7 +49,7 @@ class PassthroughTest : public testing::Test {
     bed.Start(boot);
     passthrough = std::make_unique<Passthrough>(&bed.worker->ledger, &ids,
                                                 resumed);
-    passthrough->Adopt(state);
+    ASSERT_TRUE(passthrough->Adopt(state));
   }
   // An application's open; the number it is answered with.
   uint32_t Open(FileId id, int flags, bool created = false) {
@@ -294,6 +294,34 @@ TEST_F(PassthroughTest, ASuccessorGoesOnWithTheNumber) {
       << "opened in its predecessor's time, it may be open";
   FileId own = bed.Create("own");
   EXPECT_NE(Open(own, O_WRONLY, true), 0u);
+}
+
+TEST_F(PassthroughTest, ASuccessorWhoPinsAnOldFileDoesNotKnowItsUsers) {
+  bed.MakeSource("empty", "");
+  Start();
+  FileId f = bed.Id("empty");
+  EXPECT_EQ(Open(f, O_RDONLY), 0u);
+  bed.Kill();
+  Start(true);
+  ASSERT_TRUE(bed.Write(f, 0, "first"));
+  EXPECT_EQ(Open(f, O_WRONLY), 0u) << "it may be open since before";
+}
+
+TEST_F(PassthroughTest, ANumberOfAMountThatIsGoneIsNobodysAnyMore) {
+  std::mt19937_64 rng(4);
+  Start();
+  FileId f = bed.Create("new");
+  const uint32_t number = Open(f, O_WRONLY, true);
+  ASSERT_TRUE(bed.worker->data.FSync(f, true));
+  bed.PowerCut(rng);
+  ids.open.clear();
+  Start(false, "boot-2");
+  FileId other = bed.Create("other");
+  ids.last = number - 1;
+  ASSERT_EQ(Open(other, O_WRONLY, true), number) << "numbers begin anew";
+  bed.Kill();
+  Start(true, "boot-2");
+  EXPECT_NE(Open(f, O_WRONLY), number);
 }
 
 TEST_F(PassthroughTest, WhatMayBeMappedStaysDirect) {
