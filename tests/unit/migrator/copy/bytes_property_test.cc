@@ -6,6 +6,7 @@
 // values a reader may see after a crash: what the last fsync made durable, and
 // whatever was written since. Without a crash the whole content is compared.
 
+#include <chrono>
 #include <gtest/gtest.h>
 #include <linux/falloc.h>
 
@@ -527,16 +528,23 @@ class Life {
   bool aborting_ = false;
 };
 
-uint64_t Schedules() {
-  const char* n = getenv("LIVEMV_BYTES_SCHEDULES");
-  return n != nullptr ? strtoull(n, nullptr, 10) : 150;
+uint64_t FromEnv(const char* name, uint64_t otherwise) {
+  const char* n = getenv(name);
+  return n != nullptr ? strtoull(n, nullptr, 10) : otherwise;
 }
 
+// The seeds from 1 on, a fixed number of them at least; and, with the tests
+// below taken together, for 20 s, or as long as `ctest --preset long` wants.
 void Lives(const Trouble& trouble) {
-  const char* one = getenv("LIVEMV_BYTES_SEED");
-  uint64_t from = one != nullptr ? strtoull(one, nullptr, 10) : 1;
-  uint64_t to = one != nullptr ? from + 1 : from + Schedules();
-  for (uint64_t seed = from; seed < to; seed++) {
+  constexpr uint64_t kTests = 11, kLeast = 150;
+  const uint64_t one = FromEnv("LIVEMV_BYTES_SEED", 0);
+  const auto end = std::chrono::steady_clock::now() +
+                   std::chrono::milliseconds(
+                       1000 * FromEnv("LIVEMV_BYTES_SECONDS", 20) / kTests);
+  for (uint64_t seed = one != 0 ? one : 1;
+       one != 0 ? seed == one
+                : seed <= kLeast || std::chrono::steady_clock::now() < end;
+       seed++) {
     SCOPED_TRACE("LIVEMV_BYTES_SEED=" + std::to_string(seed));
     auto life = std::make_unique<Life>(seed, trouble);
     life->Run();
