@@ -185,7 +185,7 @@ void Dispatcher::Statx(const fuse_in_header* header) {
                       nullptr, 0);
     return;
   }
-  wire::StatxOut out = ToStatxOut(*attr, core_->AttrSeconds(header->nodeid));
+  wire::StatxOut out = ToStatxOut(*attr, core_->AttrSeconds(header->nodeid, *attr));
   transport_->Reply(header->unique, 0, &out, sizeof out);
 }
 

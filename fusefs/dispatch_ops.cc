@@ -35,15 +35,15 @@ Entry ForKernel(FsCore* core, const Entry& entry) {
   return {core->KernelNumber(entry.id), entry.attr};
 }
 
-Validity ValidityOf(FsCore* core, FileId id) {
-  return {core->CacheSeconds(), core->AttrSeconds(id)};
+Validity ValidityOf(FsCore* core, const Entry& entry) {
+  return {core->CacheSeconds(), core->AttrSeconds(entry.id, entry.attr)};
 }
 
 void SendEntry(fuse_req_t req, const Result<Entry>& entry) {
   FsCore* core = Self(req)->core();
   Reply reply(req);
   if (entry)
-    reply.WithEntry(ForKernel(core, *entry), ValidityOf(core, entry->id));
+    reply.WithEntry(ForKernel(core, *entry), ValidityOf(core, *entry));
   else
     reply.Err(entry.error());
 }
@@ -73,14 +73,15 @@ void OpLookup(fuse_req_t req, fuse_ino_t dir, const char* name) {
     // EXPORT_SUPPORT: "is this number alive, and what is it"; of any type.
     auto attr = core->GetAttr(dir);
     if (attr)
-      reply.WithEntry(ForKernel(core, {dir, *attr}), ValidityOf(core, dir));
+      reply.WithEntry(ForKernel(core, {dir, *attr}),
+                      ValidityOf(core, {dir, *attr}));
     else
       reply.Err(attr.error());
     return;
   }
   auto entry = core->Lookup(dir, name);
   if (entry)
-    reply.WithEntry(ForKernel(core, *entry), ValidityOf(core, entry->id));
+    reply.WithEntry(ForKernel(core, *entry), ValidityOf(core, *entry));
   else if (entry.error().Errno() == ENOENT)
     reply.NoSuchName(core->CacheSeconds());
   else
@@ -92,7 +93,7 @@ void OpGetAttr(fuse_req_t req, fuse_ino_t ino, fuse_file_info*) {
   Reply reply(req);
   auto attr = core->GetAttr(ino);
   if (attr)
-    reply.WithAttr(*attr, core->AttrSeconds(ino));
+    reply.WithAttr(*attr, core->AttrSeconds(ino, *attr));
   else
     reply.Err(attr.error());
 }
@@ -134,7 +135,7 @@ void OpSetAttr(fuse_req_t req, fuse_ino_t ino, struct stat*, int,
   const auto* in = Transport::RequestBody<struct fuse_setattr_in>();
   auto attr = core->SetAttr(ino, ToChange(*in), CallerOf(req));
   if (attr)
-    reply.WithAttr(*attr, core->AttrSeconds(ino));
+    reply.WithAttr(*attr, core->AttrSeconds(ino, *attr));
   else
     reply.Err(attr.error());
 }
@@ -253,7 +254,7 @@ void OpCreate(fuse_req_t req, fuse_ino_t dir, const char* name, mode_t mode,
                           ? made->first
                           : ForKernel(core, made->first);
   if (!reply.WithCreate(entry, made->second, *fi,
-                        ValidityOf(core, made->first.id)))
+                        ValidityOf(core, made->first)))
     core->Release(made->first.id, made->second.fh);
 }
 
@@ -383,7 +384,7 @@ size_t AddItem(fuse_req_t req, char* buf, size_t room, const DirItem& item,
   bool dots = item.entry.name == "." || item.entry.name == "..";
   if (item.id != state::kNoFile && !dots)
     param = ToEntryParam(ForKernel(core, {item.id, item.attr}),
-                         ValidityOf(core, item.id));
+                         ValidityOf(core, {item.id, item.attr}));
   else
     param.attr = st;
   return fuse_add_direntry_plus(req, buf, room, name, &param,

@@ -24,6 +24,7 @@ fuse_file_info ToFileInfo(const OpenReply& open, const fuse_file_info& asked) {
   fi.direct_io = open.direct_io;
   fi.keep_cache = open.keep_cache && !open.direct_io;
   fi.noflush = open.no_flush;
+  fi.cache_readdir = open.cache_dir;
   return fi;
 }
 
@@ -131,6 +132,8 @@ wire::OpenOut ToOpenOut(const OpenReply& open) {
     to.open_flags = FOPEN_KEEP_CACHE;
   if (open.no_flush)
     to.open_flags |= FOPEN_NOFLUSH;
+  if (open.cache_dir)
+    to.open_flags |= FOPEN_CACHE_DIR;
   return to;
 }
 

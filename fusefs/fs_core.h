@@ -66,6 +66,7 @@ struct OpenReply {
   uint64_t fh = 0;
   bool direct_io = false;
   bool keep_cache = false;
+  bool cache_dir = false;  // the kernel may keep what is listed
   bool no_flush = false;  // its close has nothing to say
   // The kernel reads and writes by itself (passthrough.h), by this number of
   // its; 0: no. The two above are then without a meaning.
@@ -173,10 +174,10 @@ class FsCore {
   // Seconds for which the kernel may cache entries and attributes: 0 while
   // serving the source or the target alone.
   virtual double CacheSeconds() = 0;
-  // The same for attributes of id: 0 too where they may change without the
+  // The same for attributes of id: less where they may change without the
   // kernel's knowing.
-  virtual double AttrSeconds(FileId id) {
-    (void)id;
+  virtual double AttrSeconds(FileId id, const core::Stat& attr) {
+    (void)id, (void)attr;
     return CacheSeconds();
   }
 };

@@ -89,11 +89,20 @@ Serving OverlayFs::serving() {
   return mode_;
 }
 
+namespace {
+
+// All changes go through the kernel, which so knows of them; the limit is for
+// those of which it forgets to take note, as the ctime after an ioctl.
+constexpr double kLongSeconds = 30, kShortSeconds = 1;
+
+}  // namespace
+
 double OverlayFs::CacheSeconds() {
   switch (serving()) {
     case Serving::kRedirect:
-    case Serving::kAborting:
-      return 1.0;
+      return can_drop_ ? kLongSeconds : kShortSeconds;
+    case Serving::kAborting:  // some files get another number
+      return kShortSeconds;
     case Serving::kSourceOnly:
     case Serving::kTargetOnly:
       break;
@@ -109,10 +118,17 @@ bool OverlayFs::IsWrittenBeside(FileId id) {
   return CacheSeconds() <= 0 || parts_.data->IsDirect(id);
 }
 
-double OverlayFs::AttrSeconds(FileId id) {
-  const bool unseen =
-      parts_.passthrough != nullptr && parts_.passthrough->IsUnseen(id);
-  return unseen ? 0 : CacheSeconds();
+double OverlayFs::AttrSeconds(FileId id, const core::Stat& attr) {
+  if (parts_.passthrough != nullptr && parts_.passthrough->IsUnseen(id))
+    return 0;
+  const double seconds = CacheSeconds();
+  // The times of a direct file become the source's some time after its last
+  // close. A write takes set-id bits away, which the kernel leaves to us and
+  // does not look at again before it executes the file.
+  const bool moves = (S_ISREG(attr.stx_mode) &&
+                      (attr.stx_mode & (S_ISUID | S_ISGID)) != 0) ||
+                     parts_.data->IsDirect(id);
+  return moves ? std::min(seconds, kShortSeconds) : seconds;
 }
 
 // --- deleted inodes

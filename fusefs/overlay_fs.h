@@ -117,7 +117,10 @@ class OverlayFs final : public FsCore {
   FileId KernelNumber(FileId id) override;
   bool IsWrittenBeside(FileId id) override;
   double CacheSeconds() override;
-  double AttrSeconds(FileId id) override;
+  double AttrSeconds(FileId id, const core::Stat& attr) override;
+  // What the kernel caches can be taken back from it at once, so it may keep
+  // it for long. Any thread.
+  void SetCanDropCaches() { can_drop_ = true; }
 
  private:
   // Held by each operation; the mode cannot change meanwhile.
@@ -190,6 +193,8 @@ class OverlayFs final : public FsCore {
   const Parts parts_;
   TargetTree target_;
   TreeOps source_ops_, target_ops_;
+
+  std::atomic<bool> can_drop_{false};
 
   core::Mutex gate_mu_;
   core::CondVar gate_;

@@ -21,6 +21,9 @@ OpenReply OverlayFs::ReplyFor(const Pass& pass, int flags) const {
   reply.fh = static_cast<uint64_t>(static_cast<unsigned>(flags));
   reply.direct_io = !pass.Split();
   reply.keep_cache = pass.Split();
+  // Without names that are kept for long each of a kept listing would have to
+  // be looked up by itself when it is wanted.
+  reply.cache_dir = can_drop_ && pass.Split() && (flags & O_DIRECTORY) != 0;
   // NFS, too, syncs at the close of a file that could be written only
   // (fs/nfs/nfs4file.c, nfs4_file_flush).
   reply.no_flush = (flags & O_ACCMODE) == O_RDONLY;

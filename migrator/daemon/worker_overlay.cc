@@ -374,6 +374,11 @@ Status WorkerOverlay::BeginAbort(const std::string& reason) {
       });
   if (!begun && !paused)
     parts_->engine->Resume();
+  // Those of what is direct lead to its first number.
+  if (begun)
+    if (Status dropped = parts_->session->InvalidateAllEntries(); !dropped)
+      LOG_INFO("entries that the kernel cached expire: {}",
+               dropped.error().ToString());
   return begun;
 }
 

@@ -37,8 +37,9 @@ while not os.path.exists(stop):
     else:
         os.pwrite(fd, line, n % 5000 * 10)
     n += 1
-    if os.fstat(fd).st_size != min(n, 5000 if how != "append" else n) * 10:
-        sys.exit(f"after {n} lines the size is {os.fstat(fd).st_size}")
+    sizes = [os.fstat(fd).st_size, os.stat(path).st_size]
+    if sizes != [min(n, 5000 if how != "append" else n) * 10] * 2:
+        sys.exit(f"after {n} lines the size is {sizes[0]}, by the name {sizes[1]}")
     time.sleep(0.0005)
 print(n, flush=True)
 """

@@ -824,6 +824,31 @@ TEST_F(Names, WhileAttachingNothingReachesTheTarget) {
   fs().Release(Id("h"), open.fh);
 }
 
+TEST_F(Names, TheKernelKeepsForLongWhatCanBeTakenBackFromIt) {
+  PlantFile("f");
+  PlantDir("d");
+  Start();
+  auto listing = [&] {
+    auto open = Must(fs().Open(Id("d"), O_RDONLY | O_DIRECTORY));
+    fs().Release(Id("d"), open.fh);
+    return open.cache_dir;
+  };
+  EXPECT_EQ(fs().CacheSeconds(), 1);
+  EXPECT_FALSE(listing());
+  fs().SetCanDropCaches();
+  EXPECT_EQ(fs().CacheSeconds(), 30);
+  EXPECT_TRUE(listing());
+  core::Stat st = Must(fs().GetAttr(Id("f")));
+  EXPECT_EQ(fs().AttrSeconds(Id("f"), st), 30);
+  st.stx_mode |= S_ISGID;
+  EXPECT_EQ(fs().AttrSeconds(Id("f"), st), 1) << "a write changes its mode";
+  MustDo(fs().SetServing(Serving::kAborting));
+  EXPECT_EQ(fs().CacheSeconds(), 1);
+  MustDo(fs().SetServing(Serving::kSourceOnly));
+  EXPECT_EQ(fs().CacheSeconds(), 0);
+  EXPECT_FALSE(listing());
+}
+
 TEST_F(Names, AfterCutoverTheTargetAloneIsServed) {
   PlantDir("d");
   Start();
