@@ -319,6 +319,17 @@ std::vector<FileId> FileTable::KnownFiles() {
   return out;
 }
 
+std::vector<FileId> FileTable::OpenIds() {
+  std::vector<FileId> out;
+  for (Shard& shard : shards_) {
+    core::MutexLock lock(shard.mu);
+    for (const auto& [id, slot] : shard.slots)
+      if (slot.open != 0)
+        out.push_back(id);
+  }
+  return out;
+}
+
 std::vector<FileId> FileTable::LiveFiles() {
   std::vector<FileId> out;
   for (Shard& shard : shards_) {

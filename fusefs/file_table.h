@@ -232,6 +232,8 @@ class FileTable {
   void WakeCutter();
   std::vector<FileId> TakeGrown();
   std::vector<FileId> KnownFiles();
+  // Directories among them; of this worker's life.
+  std::vector<FileId> OpenIds();
   // Of these, those whose record is not packed: among them all that somebody
   // works on.
   std::vector<FileId> LiveFiles();

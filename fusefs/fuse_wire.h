@@ -37,6 +37,7 @@ inline constexpr int32_t kNotifyInvalInode = 2;
 inline constexpr int32_t kNotifyInvalEntry = 3;
 inline constexpr int32_t kNotifyResend = 7;    // Linux 6.9
 inline constexpr int32_t kNotifyIncEpoch = 8;  // Linux 6.16
+inline constexpr uint32_t kIncEpochMinor = 44;  // of a kernel that has it
 
 // Set in `unique` of a request that the kernel hands out again after
 // kNotifyResend; the reply carries it too.

@@ -100,7 +100,7 @@ constexpr double kLongSeconds = 30, kShortSeconds = 1;
 double OverlayFs::CacheSeconds() {
   switch (serving()) {
     case Serving::kRedirect:
-      return can_drop_ ? kLongSeconds : kShortSeconds;
+      return CanDropCaches() ? kLongSeconds : kShortSeconds;
     case Serving::kAborting:  // some files get another number
       return kShortSeconds;
     case Serving::kSourceOnly:
@@ -179,8 +179,8 @@ void OverlayFs::AfterLosingName(const Pass& pass, const Victim& victim,
     return;
   }
   if (!orphans_.contains(victim.id) && parts_.data->IsOpen(victim.id)) {
-    // After cutover opening pins nothing; the descriptor is still in the tree's
-    // cache.
+    // Where one side is served alone opening pins nothing; the descriptor is
+    // still in the tree's cache.
     if (auto pin = tree->Pin(victim.id); pin)
       orphans_.insert(victim.id);
     else
@@ -238,6 +238,7 @@ core::Result<std::vector<DirItem>> OverlayFs::ReadDir(FileId dir,
                                                       size_t max_bytes,
                                                       bool plus) {
   Pass pass(this);
+  const uint64_t ended = Ended();
   ASSIGN_OR_RETURN(std::vector<DirItem> items,
                    pass.ops().ReadDir(dir, offset, max_bytes, plus));
   if (!plus || !pass.Split())
@@ -248,7 +249,7 @@ core::Result<std::vector<DirItem>> OverlayFs::ReadDir(FileId dir,
     // Without a size the kernel asks for this one by itself; nor is the target
     // asked once for each name here.
     if (parts_.data->IsDirect(item.id) ||
-        !parts_.data->Complete(item.id, &item.attr))
+        !parts_.data->Complete(item.id, &item.attr) || ended != Ended())
       item.id = state::kNoFile;
   }
   return items;

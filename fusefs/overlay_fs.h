@@ -118,9 +118,11 @@ class OverlayFs final : public FsCore {
   bool IsWrittenBeside(FileId id) override;
   double CacheSeconds() override;
   double AttrSeconds(FileId id, const core::Stat& attr) override;
-  // What the kernel caches can be taken back from it at once, so it may keep
-  // it for long. Any thread.
-  void SetCanDropCaches() { can_drop_ = true; }
+  // Says whether what the kernel caches can be taken back from it at once, so
+  // that it may keep it for long. Before any request; null: no.
+  void SetCanDropCaches(std::function<bool()> can) {
+    can_drop_ = std::move(can);
+  }
 
  private:
   // Held by each operation; the mode cannot change meanwhile.
@@ -159,6 +161,21 @@ class OverlayFs final : public FsCore {
   core::Result<Redo::Change> BeginAdding(const Pass& pass, FileId dir,
                                          const char* name);
   core::Result<Entry> Completed(core::Result<Entry> entry);
+  // Direct files that have ended being so: if it moves during a look, that may
+  // have the source's times of before and a record of after.
+  uint64_t Ended() const {
+    return parts_.passthrough != nullptr ? parts_.passthrough->Ended() : 0;
+  }
+  template <class Look>
+  auto LookAgain(const Look& look) {
+    constexpr int kMost = 8;
+    for (int n = 1;; n++) {
+      const uint64_t before = Ended();
+      auto seen = look();
+      if (before == Ended() || n == kMost)
+        return seen;
+    }
+  }
   core::Result<Entry> MakeNode(const Pass& pass, FileId dir, const char* name,
                                mode_t mode, dev_t dev, const char* text,
                                const Caller& caller);
@@ -194,7 +211,8 @@ class OverlayFs final : public FsCore {
   TargetTree target_;
   TreeOps source_ops_, target_ops_;
 
-  std::atomic<bool> can_drop_{false};
+  bool CanDropCaches() const { return can_drop_ && can_drop_(); }
+  std::function<bool()> can_drop_;
 
   core::Mutex gate_mu_;
   core::CondVar gate_;

@@ -23,7 +23,8 @@ OpenReply OverlayFs::ReplyFor(const Pass& pass, int flags) const {
   reply.keep_cache = pass.Split();
   // Without names that are kept for long each of a kept listing would have to
   // be looked up by itself when it is wanted.
-  reply.cache_dir = can_drop_ && pass.Split() && (flags & O_DIRECTORY) != 0;
+  reply.cache_dir =
+      pass.Split() && (flags & O_DIRECTORY) != 0 && CanDropCaches();
   // NFS, too, syncs at the close of a file that could be written only
   // (fs/nfs/nfs4file.c, nfs4_file_flush).
   reply.no_flush = (flags & O_ACCMODE) == O_RDONLY;
@@ -40,7 +41,8 @@ core::Status OverlayFs::Count(const Pass& pass, FileId id) {
     lock.unlock();
   core::Status there = [&]() -> core::Status {
     ASSIGN_OR_RETURN(SharedFd fd, pass.ops().tree()->Path(id));
-    if (!lock.owns_lock() || orphans_.contains(id))
+    // Elsewhere others delete, too, and what is open is theirs.
+    if (!pass.Split() || orphans_.contains(id))
       return {};
     if (!losing_.contains(id)) {
       // It may be deleted and alive because somebody of ours has it open. The
@@ -87,6 +89,9 @@ core::Result<OpenReply> OverlayFs::FinishOpen(FileId id, int flags,
   if (reply.backing != 0)
     parts_.passthrough->Leave(id);
   parts_.data->Closed(id);
+  // It was deleted meanwhile, and pinned for this open.
+  if (!parts_.resumed && !parts_.data->IsOpen(id))
+    LastUseGone(id);
   return core::Fail(std::move(done).error());
 }
 

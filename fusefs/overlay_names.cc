@@ -33,7 +33,7 @@ core::Result<Entry> OverlayFs::Completed(core::Result<Entry> entry) {
 
 core::Result<Entry> OverlayFs::Lookup(FileId dir, const char* name) {
   Pass pass(this, Pass::Kind::kBytes);
-  return Completed(pass.ops().Lookup(dir, name));
+  return LookAgain([&] { return Completed(pass.ops().Lookup(dir, name)); });
 }
 
 core::Result<core::Stat> OverlayFs::GetAttr(FileId id) {
@@ -42,10 +42,12 @@ core::Result<core::Stat> OverlayFs::GetAttr(FileId id) {
 }
 
 core::Result<core::Stat> OverlayFs::GetAttrIn(const Pass& pass, FileId id) {
-  ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
-  if (S_ISREG(st.stx_mode))
-    TRY(parts_.data->Complete(id, &st));
-  return st;
+  return LookAgain([&]() -> core::Result<core::Stat> {
+    ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
+    if (S_ISREG(st.stx_mode))
+      TRY(parts_.data->Complete(id, &st));
+    return st;
+  });
 }
 
 core::Status OverlayFs::DropPrivileges(const Pass& pass, FileId id) {
@@ -190,7 +192,10 @@ core::Result<Entry> OverlayFs::Link(FileId id, FileId dir, const char* name) {
   NoOrphanAnyMore(pass, id);
   if (pass.Split())
     NameChanged(id);
-  return Completed(std::move(entry));
+  // The name is there: a target that is away is no reason to say otherwise,
+  // and the kernel would go on knowing that there is none.
+  auto complete = Completed(entry);
+  return complete ? complete : core::Result<Entry>(std::move(entry));
 }
 
 // --- taking names away

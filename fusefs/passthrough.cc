@@ -249,8 +249,13 @@ Result<bool> Passthrough::Register(FileRecord& r, int flags, uint32_t backing,
         r.direct->backing = backing;
         r.direct->opens++;
         r.direct->entered++;
-        r.direct->may_be_mapped |= (flags & O_ACCMODE) == O_RDWR;
         direct_[r.id] = backing;
+        if ((flags & O_ACCMODE) == O_RDWR && !r.direct->may_be_mapped) {
+          r.direct->may_be_mapped = true;
+          unseen_.push_back(r.id);
+          woken_ = true;
+          work_.NotifyOne();
+        }
         return true;
       }
     }
@@ -385,12 +390,7 @@ Status Passthrough::TakeBack(FileRecord& r) {
   return {};
 }
 
-Status Passthrough::End(FileRecord& r) {
-  uint64_t entered;
-  {
-    MutexLock lock(r.mu);
-    entered = r.direct->entered;
-  }
+Status Passthrough::End(FileRecord& r, uint64_t entered) {
   TRY(TakeBack(r));
   TRY(core::FaultPoint("passthrough.taken_back"));
   {
@@ -408,6 +408,7 @@ Status Passthrough::End(FileRecord& r) {
     if (closed_)
       aliased_.insert(r.id);
     r.direct.reset();
+    ended_++;
     r.version++;
     r.changed.NotifyAll();
   }
@@ -438,12 +439,14 @@ Status Passthrough::Settle(FileId id) {
   MutexLock writes(r->write_mu);
   uint32_t backing = 0;
   bool stays;
+  uint64_t entered;
   {
     MutexLock lock(r->mu);
     if (!r->direct || r->direct->opens != 0 || r->direct->others_open)
       return {};
     // Mapped, perhaps: what the mapping writes must be seen by the next open.
     stays = r->direct->may_be_mapped;
+    entered = r->direct->entered;
     if (stays && r->direct->backing != 0) {
       TRY(ledger_->AppendLocked(
           *r, DirectFact{id, static_cast<uint32_t>(state::Direct::kYes), 0}));
@@ -456,13 +459,21 @@ Status Passthrough::Settle(FileId id) {
     ids_->Close(backing);
   if (stays)
     return {};
-  return End(*r);
+  return End(*r, entered);
 }
 
 bool Passthrough::Step() {
   FileId id;
   {
     MutexLock lock(mu_);
+    if (!unseen_.empty()) {
+      id = unseen_.front();
+      unseen_.pop_front();
+      lock.unlock();
+      if (drop_attrs_)
+        drop_attrs_(id);
+      return true;
+    }
     if (over_.empty() || final_)
       return false;
     id = over_.front();
@@ -543,6 +554,7 @@ Status Passthrough::LeaveAll(int64_t deadline_ns) {
       return core::Fail(core::ErrorCode::kTimeout,
                         "the times of files are taken from the target");
     MutexLock writes(r->write_mu);
+    uint64_t entered;
     {
       MutexLock lock(r->mu);
       if (!r->direct)
@@ -550,8 +562,9 @@ Status Passthrough::LeaveAll(int64_t deadline_ns) {
       if (r->direct->opens != 0)
         return core::Fail(core::ErrorCode::kConflict,
                           "a file is still read and written by the kernel");
+      entered = r->direct->entered;
     }
-    TRY(End(*r));
+    TRY(End(*r, entered));
     if (IsDirect(*r))
       return core::Fail(core::ErrorCode::kConflict,
                         "a file was opened by its first number just now");

@@ -34,6 +34,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <unordered_map>
 #include <unordered_set>
@@ -82,6 +83,14 @@ class Passthrough {
   // It may be written without that inode's knowing it of the kernel: through a
   // mapping, or under its other number.
   bool IsUnseen(FileId id);
+  // Called by Step for what has become so: the kernel may have attributes of
+  // before. Before any other call; may be null.
+  void SetDropAttrs(std::function<void(FileId)> drop) {
+    drop_attrs_ = std::move(drop);
+  }
+  // Files that have ended being direct so far. Who looked at the source before
+  // one did and at the record after it has seen neither's times.
+  uint64_t Ended() const { return ended_; }
 
   // The target is the truth, or not after all: the source's times are nobody's
   // any more, and what is direct stays so.
@@ -122,8 +131,9 @@ class Passthrough {
   // Size and times of the object become the file's. With write_mu held.
   core::Status TakeBack(FileRecord& r);
   core::Status Settle(FileId id);
-  // It is direct no more, unless it was opened meanwhile. With write_mu held.
-  core::Status End(FileRecord& r);
+  // It is direct no more, unless somebody has opened it since there were
+  // `entered` opens, all of them closed. With write_mu held.
+  core::Status End(FileRecord& r, uint64_t entered);
   // No more direct: the backing number goes.
   void Drop(FileId id);
 
@@ -133,6 +143,8 @@ class Passthrough {
   const bool resumed_;
   std::atomic<bool> possible_;
   std::atomic<bool> final_{false};
+  std::function<void(FileId)> drop_attrs_;
+  std::atomic<uint64_t> ended_{0};  // moved with the file's record locked
   std::atomic<int> waiting_{0};  // opens that may wait for the target
 
   core::Mutex mu_;
@@ -143,6 +155,7 @@ class Passthrough {
   std::unordered_map<FileId, uint32_t> direct_;
   std::unordered_set<FileId> aliased_;    // guarded by mu_
   std::deque<FileId> over_;               // guarded by mu_
+  std::deque<FileId> unseen_;             // guarded by mu_
   bool woken_ = false;                    // guarded by mu_
 };
 

@@ -436,6 +436,25 @@ core::Status Session::InvalidateInode(FileId id) {
                            0);
 }
 
+core::Status Session::InvalidateAttrs(FileId id) {
+  fuse_notify_inval_inode_out out{};
+  out.ino = id;
+  out.off = -1;
+  return NotifyFromOutside(wire::kNotifyInvalInode, &out, sizeof out, nullptr,
+                           0);
+}
+
+bool Session::CanInvalidateAllEntries() const {
+  constexpr size_t kLeast = sizeof(fuse_in_header) + 2 * sizeof(uint32_t);
+  if (saved_->request_len.load(std::memory_order_acquire) < kLeast)
+    return false;
+  uint32_t minor;
+  std::memcpy(&minor,
+              saved_->request + sizeof(fuse_in_header) + sizeof(uint32_t),
+              sizeof minor);
+  return minor >= wire::kIncEpochMinor;
+}
+
 core::Status Session::InvalidateEntry(FileId dir, std::string_view name) {
   fuse_notify_inval_entry_out out{};
   out.parent = dir;

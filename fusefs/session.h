@@ -85,6 +85,10 @@ class Session {
   core::Status InvalidateEntry(FileId dir, std::string_view name);
   // All names at once (Linux 6.16, else kUnsupported).
   core::Status InvalidateAllEntries();
+  // Whether this kernel can do that (7.44, Linux 6.16). False before INIT.
+  bool CanInvalidateAllEntries() const;
+  // Only what the kernel knows of its size, times and mode; no pages.
+  core::Status InvalidateAttrs(FileId id);
 
   // Requests answered so far; moves while the session is alive and used.
   uint64_t answered() const { return answered_; }

@@ -114,8 +114,6 @@ Status Worker::Begin(bool resume) {
                             "the worker died during the cutover"));
   parts_->StartServing();
   TRY(parts_->session->Start(resume));
-  if (parts_->session->InvalidateAllEntries())
-    parts_->fs->SetCanDropCaches();
   if (resume && !parts_->session->resent())
     LOG_WARN("this kernel cannot resend requests (Linux 6.9 can): those that "
              "the predecessor had read stay unanswered");

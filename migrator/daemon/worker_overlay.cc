@@ -308,9 +308,12 @@ void WorkerOverlay::DropCaches() {
     if (!all)
       LOG_INFO("entries that the kernel cached expire: {}",
                all.error().ToString());
-    for (state::FileId id : parts->table->KnownFiles()) {
-      if (!parts->table->IsOpen(id))
-        continue;
+    std::vector<state::FileId> ids = parts->table->OpenIds();
+    if (parts->resumed) {  // a predecessor's opens are not counted
+      const auto known = parts->table->KnownFiles();
+      ids.insert(ids.end(), known.begin(), known.end());
+    }
+    for (state::FileId id : ids) {
       if (Status one = parts->session->InvalidateInode(
               parts->fs->KernelNumber(id));
           !one)
@@ -375,7 +378,7 @@ Status WorkerOverlay::BeginAbort(const std::string& reason) {
   if (!begun && !paused)
     parts_->engine->Resume();
   // Those of what is direct lead to its first number.
-  if (begun)
+  if (begun && !parts_->passthrough->Direct().empty())
     if (Status dropped = parts_->session->InvalidateAllEntries(); !dropped)
       LOG_INFO("entries that the kernel cached expire: {}",
                dropped.error().ToString());

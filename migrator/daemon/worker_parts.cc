@@ -243,6 +243,13 @@ Status WorkerParts::MakeSession(Handoff& handoff) {
   session = std::make_unique<fusefs::Session>(
       fuse.Get(), fs.get(),
       static_cast<fusefs::SavedInit*>(init_memory->Get()), intents.get());
+  fs->SetCanDropCaches(
+      [session = session.get()] { return session->CanInvalidateAllEntries(); });
+  passthrough->SetDropAttrs([session = session.get()](state::FileId id) {
+    if (Status dropped = session->InvalidateAttrs(id); !dropped)
+      LOG_WARN("drop the attributes of {:#x}: {}", id,
+               dropped.error().ToString());
+  });
   return {};
 }
 

@@ -835,7 +835,7 @@ TEST_F(Names, TheKernelKeepsForLongWhatCanBeTakenBackFromIt) {
   };
   EXPECT_EQ(fs().CacheSeconds(), 1);
   EXPECT_FALSE(listing());
-  fs().SetCanDropCaches();
+  fs().SetCanDropCaches([] { return true; });
   EXPECT_EQ(fs().CacheSeconds(), 30);
   EXPECT_TRUE(listing());
   core::Stat st = Must(fs().GetAttr(Id("f")));

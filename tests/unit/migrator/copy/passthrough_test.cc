@@ -221,6 +221,23 @@ TEST_F(PassthroughTest, WhoOpensAndClosesItWhileItEndsIsNotMissed) {
   EXPECT_EQ(M(SourceStat(f)), M(ObjectStat(f)));
 }
 
+TEST_F(PassthroughTest, AttributesOfBeforeAreTakenBackFromWhatMayBeMapped) {
+  Start();
+  FileId f = bed.Create("new");
+  std::vector<FileId> dropped;
+  passthrough->SetDropAttrs([&](FileId id) { dropped.push_back(id); });
+  const uint32_t first = Open(f, O_WRONLY, true);
+  while (passthrough->Step()) {
+  }
+  EXPECT_TRUE(dropped.empty());
+  const uint32_t second = Open(f, O_RDWR);
+  while (passthrough->Step()) {
+  }
+  EXPECT_EQ(dropped, std::vector<FileId>{f});
+  Close(f, first);
+  Close(f, second);
+}
+
 TEST_F(PassthroughTest, ReadingDoesNotMoveTheSourcesCtime) {
   Start();
   FileId f = bed.Create("new");
