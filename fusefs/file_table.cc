@@ -308,37 +308,28 @@ void FileTable::WakeCutter() {
   cut_owed_.NotifyAll();
 }
 
-std::vector<FileId> FileTable::KnownFiles() {
+template <class Wanted>
+std::vector<FileId> FileTable::IdsOf(const Wanted& wanted) {
   std::vector<FileId> out;
   for (Shard& shard : shards_) {
     core::MutexLock lock(shard.mu);
     for (const auto& [id, slot] : shard.slots)
-      if (slot.live != nullptr || slot.packed)
+      if (wanted(slot))
         out.push_back(id);
   }
   return out;
+}
+
+std::vector<FileId> FileTable::KnownFiles() {
+  return IdsOf([](const Slot& s) { return s.live != nullptr || s.packed; });
 }
 
 std::vector<FileId> FileTable::OpenIds() {
-  std::vector<FileId> out;
-  for (Shard& shard : shards_) {
-    core::MutexLock lock(shard.mu);
-    for (const auto& [id, slot] : shard.slots)
-      if (slot.open != 0)
-        out.push_back(id);
-  }
-  return out;
+  return IdsOf([](const Slot& s) { return s.open != 0; });
 }
 
 std::vector<FileId> FileTable::LiveFiles() {
-  std::vector<FileId> out;
-  for (Shard& shard : shards_) {
-    core::MutexLock lock(shard.mu);
-    for (const auto& [id, slot] : shard.slots)
-      if (slot.live != nullptr)
-        out.push_back(id);
-  }
-  return out;
+  return IdsOf([](const Slot& s) { return s.live != nullptr; });
 }
 
 void FileTable::Account(FileRecord* r) {

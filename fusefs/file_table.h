@@ -255,6 +255,9 @@ class FileTable {
     std::unordered_map<FileId, Slot> slots;  // guarded by mu
   };
   static constexpr size_t kShards = 64;
+  // Of the slots that are wanted.
+  template <class Wanted>
+  std::vector<FileId> IdsOf(const Wanted& wanted);
   Shard& ShardOf(FileId id) {
     return shards_[(id * 0x9E3779B97F4A7C15ull) >> 58];
   }

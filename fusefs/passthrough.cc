@@ -126,7 +126,8 @@ Passthrough::Fit Passthrough::Fits(const FileRecord& r, int flags,
   const FileFacts& facts = r.facts;
   if (closed_ || !begins || !possible_ || r.forgotten || !facts.pinned ||
       facts.map.local_end() != 0 ||
-      (r.cut && ledger_->switches().direct_uncut) || (r.id & state::kAliasBit) != 0)
+      (r.cut && ledger_->switches().direct_uncut) ||
+      (r.id & state::kAliasBit) != 0)
     return Fit::kNo;
   // What a predecessor has opened was not counted.
   if (resumed_ && !facts.born)

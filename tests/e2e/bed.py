@@ -6,6 +6,7 @@ LIVEMV_NFS: an NFS server's address; then targets are directories of its
 /export (which this machine sees too: tests/vm), mounted with the version of
 LIVEMV_NFS_VERS. LIVEMV_SMALL: a slow machine; less data, less often.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -142,6 +143,16 @@ class Bed(unittest.TestCase):
         return p
 
     # --- the program ---------------------------------------------------------
+    @contextlib.contextmanager
+    def stopped_worker(self):
+        """Nobody answers the kernel's requests meanwhile, for a short time."""
+        worker = self.status()["worker_pid"]
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
     def livemv(self, *args, code=0, timeout=120, env=None, **kw):
         """Runs a verb; fails unless it exits with code (None: any)."""
         environment = dict(os.environ, **(env or {}))

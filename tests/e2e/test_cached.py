@@ -2,7 +2,6 @@
 and no longer."""
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,16 +18,6 @@ class Cached(bed.Bed):
         self.dir.mkdir()
         for i in range(100):
             (self.dir / f"f{i}").write_text("x" * i)
-
-    @contextlib.contextmanager
-    def stopped_worker(self):
-        """Nobody answers the kernel's requests meanwhile."""
-        worker = self.status()["worker_pid"]
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(worker, signal.SIGCONT)
 
     def ask(self, script, *args, fds=()):
         """In another process, which can be given up if nobody answers it."""

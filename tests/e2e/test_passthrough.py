@@ -1,6 +1,5 @@
 """Files that are wholly remote are read and written by the kernel itself: what
 applications see of them is what they would see without it."""
-import contextlib
 import mmap
 import os
 import pathlib
@@ -49,16 +48,6 @@ class Passthrough(bed.Bed):
     def setUp(self):
         super().setUp()
         bed.fill(self.disk, mb=2, files=20)
-
-    @contextlib.contextmanager
-    def stopped_worker(self):
-        """Nobody answers the kernel's requests meanwhile, for a short time."""
-        worker = self.status()["worker_pid"]
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(worker, signal.SIGCONT)
 
     def new_file(self, name, content=b""):
         path = self.disk / name
