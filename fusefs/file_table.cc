@@ -1,11 +1,54 @@
 #include "fusefs/file_table.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
 #include "core/log.h"
 
 namespace livemv::fusefs {
+
+namespace {
+
+// A settled file: its local end and these.
+constexpr uint64_t kSizeKnown = 1ull << 63;  // it is the local end
+constexpr uint64_t kDirty = 1ull << 62;      // both sides
+constexpr uint64_t kPinDurable = 1ull << 61;
+constexpr uint64_t kSyncAll = 1ull << 60;
+constexpr uint64_t kLocalEnd = kSyncAll - 1;
+
+// What is left out is not needed (that the object is fresh spares work when a
+// chunk is copied again), or the table keeps a bound of it.
+std::optional<uint64_t> Settle(const FileFacts& f) {
+  const uint64_t end = f.map.local_end();
+  const bool dirty = f.source_dirty.IsDirty();
+  if (!f.pinned || f.born || f.grown || f.source_epoch != 0 ||
+      end > kLocalEnd || (f.size_known && f.size != end) ||
+      f.alone_dirty.IsDirty() != dirty || f.double_dirty.IsDirty() != dirty ||
+      f.map.AnyHot() || f.map.CopiedBytes() != end)
+    return std::nullopt;
+  return end | (f.size_known ? kSizeKnown : 0) | (dirty ? kDirty : 0) |
+         (f.pin_durable ? kPinDurable : 0) | (f.sync_all ? kSyncAll : 0);
+}
+
+FileFacts Unsettle(uint64_t settled, state::Seq seq, uint64_t clock) {
+  FileFacts f;
+  const uint64_t end = settled & kLocalEnd;
+  f.map = state::ByteMap(end);
+  f.map.MarkCopied(0, f.map.Chunks(), false);
+  f.size = end;
+  f.size_known = (settled & kSizeKnown) != 0;
+  f.last_seq = f.pin_seq = seq;
+  f.clock = clock;
+  f.source_dirty = f.alone_dirty = f.double_dirty =
+      DirtyMark((settled & kDirty) != 0);
+  f.pinned = true;
+  f.pin_durable = (settled & kPinDurable) != 0;
+  f.sync_all = (settled & kSyncAll) != 0;
+  return f;
+}
+
+}  // namespace
 
 // ----------------------------------------------------------- generations
 
@@ -101,7 +144,8 @@ void FileTable::Adopt(const state::RecoveredState& state) {
   for (const auto& [id, file] : state.files) {
     if (!file.map)
       continue;
-    Slot& slot = ShardOf(id).slots[id];
+    Shard& shard = ShardOf(id);
+    Slot& slot = shard.slots[id];
     FileFacts facts;
     facts.map = *file.map;
     facts.pinned = facts.pin_durable = true;
@@ -113,20 +157,35 @@ void FileTable::Adopt(const state::RecoveredState& state) {
     totals_.bytes_copied += facts.map.CopiedBytes() + facts.map.RemoteBytes();
     if (facts.map.AnyHot())
       hot_.insert(id);
-    if (!file.cut) {
-      slot.packed = std::move(facts);
-      continue;
+    Pack(shard, slot, id, std::move(facts));
+    if (file.cut) {
+      Unpack(shard, slot, id)->cut = *file.cut;
+      cuts_.insert(id);
+    } else if (!slot.packed) {
+      shard.slots.erase(id);
     }
-    slot.packed = std::move(facts);
-    FileRecord* record = Unpack(slot, id);
-    record->cut = *file.cut;
-    cuts_.insert(id);
   }
 }
 
-FileRecord* FileTable::Unpack(Slot& slot, FileId id) {
+void FileTable::Pack(Shard& shard, Slot& slot, FileId id, FileFacts facts) {
+  std::optional<uint64_t> settled = Settle(facts);
+  if (!settled) {
+    slot.packed = std::move(facts);
+    return;
+  }
+  shard.settled.Put(id, *settled);
+  shard.settled_seq = std::max(shard.settled_seq, facts.last_seq);
+  shard.settled_clock = std::max(shard.settled_clock, facts.clock);
+}
+
+FileRecord* FileTable::Unpack(Shard& shard, Slot& slot, FileId id) {
   if (slot.live == nullptr) {
     auto record = std::make_unique<FileRecord>(id);
+    if (const uint64_t* settled = shard.settled.Find(id)) {
+      slot.packed =
+          Unsettle(*settled, shard.settled_seq, shard.settled_clock);
+      shard.settled.Erase(id);
+    }
     if (slot.packed) {
       record->facts = std::move(*slot.packed);
       slot.packed.reset();
@@ -145,7 +204,7 @@ FileRecord* FileTable::Unpack(Slot& slot, FileId id) {
 FileRef FileTable::Get(FileId id) {
   Shard& shard = ShardOf(id);
   core::MutexLock lock(shard.mu);
-  FileRecord* record = Unpack(shard.slots[id], id);
+  FileRecord* record = Unpack(shard, shard.slots[id], id);
   record->users++;
   return FileRef(this, record);
 }
@@ -154,10 +213,11 @@ FileRef FileTable::Find(FileId id) {
   Shard& shard = ShardOf(id);
   core::MutexLock lock(shard.mu);
   auto it = shard.slots.find(id);
-  if (it == shard.slots.end() ||
-      (it->second.live == nullptr && !it->second.packed))
+  const bool has_slot = it != shard.slots.end() &&
+                        (it->second.live != nullptr || it->second.packed);
+  if (!has_slot && !shard.settled.Contains(id))
     return FileRef();
-  FileRecord* record = Unpack(it->second, id);
+  FileRecord* record = Unpack(shard, shard.slots[id], id);
   record->users++;
   return FileRef(this, record);
 }
@@ -194,10 +254,10 @@ void FileTable::Release(FileRecord* record) {
     if (!record->stale.empty())
       facts.fresh = false;
     facts.clock = record->gens.Now();
-    slot.packed = std::move(facts);
-  } else if (slot.open == 0) {
-    shard.slots.erase(it);
+    Pack(shard, slot, id, std::move(facts));
   }
+  if (!slot.packed && slot.open == 0)
+    shard.slots.erase(it);
 }
 
 void FileTable::Forget(FileRecord* record) {
@@ -321,7 +381,33 @@ std::vector<FileId> FileTable::IdsOf(const Wanted& wanted) {
 }
 
 std::vector<FileId> FileTable::KnownFiles() {
+  std::vector<FileId> out = UnsettledFiles();
+  for (Shard& shard : shards_) {
+    core::MutexLock lock(shard.mu);
+    shard.settled.ForEach([&](FileId id, uint64_t) { out.push_back(id); });
+  }
+  return out;
+}
+
+std::vector<FileId> FileTable::UnsettledFiles() {
   return IdsOf([](const Slot& s) { return s.live != nullptr || s.packed; });
+}
+
+std::vector<FileId> FileTable::FilesThatMayBeAhead() {
+  std::vector<FileId> out = IdsOf([](const Slot& s) {
+    return s.live != nullptr ||
+           (s.packed && (!s.packed->size_known ||
+                         s.packed->size != s.packed->map.local_end() ||
+                         s.packed->map.RemoteBytes() != 0));
+  });
+  for (Shard& shard : shards_) {
+    core::MutexLock lock(shard.mu);
+    shard.settled.ForEach([&](FileId id, uint64_t settled) {
+      if ((settled & kSizeKnown) == 0)
+        out.push_back(id);
+    });
+  }
+  return out;
 }
 
 std::vector<FileId> FileTable::OpenIds() {
@@ -350,15 +436,6 @@ void FileTable::Account(FileRecord* r) {
 FileTable::Totals FileTable::GetTotals() {
   core::MutexLock lock(mu_);
   return totals_;
-}
-
-size_t FileTable::KnownCount() {
-  size_t n = 0;
-  for (Shard& shard : shards_) {
-    core::MutexLock lock(shard.mu);
-    n += shard.slots.size();
-  }
-  return n;
 }
 
 }  // namespace livemv::fusefs

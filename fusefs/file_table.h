@@ -1,7 +1,9 @@
 #pragma once
 
 // What is known of each regular file's bytes while this worker lives: one
-// FileRecord a file in use, packed to a few words when nobody uses it.
+// FileRecord a file in use, its facts alone when nobody uses it. A file is
+// settled if its facts are so plain that a number tells them: wholly copied,
+// and nothing written to it in this life. That is most files of a large tree.
 //
 // A file that the table does not know is the source's alone: its local end is
 // the source's size, implicitly. It becomes explicit (pinned) when the target
@@ -20,6 +22,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "core/compact_map.h"
 #include "core/result.h"
 #include "core/state/byte_map.h"
 #include "core/state/ids.h"
@@ -232,6 +235,10 @@ class FileTable {
   void WakeCutter();
   std::vector<FileId> TakeGrown();
   std::vector<FileId> KnownFiles();
+  std::vector<FileId> UnsettledFiles();
+  // Without those whose size is known to be the local end and that have no
+  // remote bytes below it. As fast as it can be, for the pause of an abort.
+  std::vector<FileId> FilesThatMayBeAhead();
   // Directories among them; of this worker's life.
   std::vector<FileId> OpenIds();
   // Of these, those whose record is not packed: among them all that somebody
@@ -241,7 +248,6 @@ class FileTable {
   // Bytes, for progress. Call with record->mu held after a change of its map.
   void Account(FileRecord* record);
   Totals GetTotals();
-  size_t KnownCount();
 
  private:
   friend class FileRef;
@@ -252,7 +258,12 @@ class FileTable {
   };
   struct Shard {
     core::Mutex mu;
-    std::unordered_map<FileId, Slot> slots;  // guarded by mu
+    // All guarded by mu. A settled file has a slot only while it is open.
+    std::unordered_map<FileId, Slot> slots;
+    core::CompactMap<uint64_t, 4> settled;
+    // At least those of every settled file.
+    state::Seq settled_seq = 0;
+    uint64_t settled_clock = 1;
   };
   static constexpr size_t kShards = 64;
   // Of the slots that are wanted.
@@ -263,8 +274,11 @@ class FileTable {
   }
   void Release(FileRecord* record);
   static bool Packable(const FileRecord& record);
-  // The slot's record, made from what is packed. With the shard's mutex held.
-  FileRecord* Unpack(Slot& slot, FileId id);
+  // Keeps facts in the slot or, if they can be, as a number. With the shard's
+  // mutex held, as the next one.
+  static void Pack(Shard& shard, Slot& slot, FileId id, FileFacts facts);
+  // The slot's record, made from what is packed.
+  static FileRecord* Unpack(Shard& shard, Slot& slot, FileId id);
   void DropSets(FileId id);
 
   std::array<Shard, kShards> shards_;

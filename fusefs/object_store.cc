@@ -128,77 +128,67 @@ core::Status ObjectStore::RemovePrivate() {
   return {};
 }
 
-void ObjectStore::Remember(state::FileId id, Object object) {
+void ObjectStore::Remember(state::FileId id, const Object& object) {
   core::MutexLock lock(mu_);
-  if (objects_.contains(id))
-    Unlist(id);
-  by_ino_.emplace(object.ino, id);
-  objects_[id] = std::move(object);
+  objects_.Put(id, object);
 }
 
-void ObjectStore::Unlist(state::FileId id) {
-  auto [begin, end] = by_ino_.equal_range(objects_.at(id).ino);
-  for (auto it = begin; it != end; ++it) {
-    if (it->second == id) {
-      by_ino_.erase(it);
-      return;
-    }
-  }
-}
-
-void ObjectStore::Adopt(state::FileId id, Object object) {
-  Remember(id, std::move(object));
+void ObjectStore::Adopt(state::FileId id, const Object& object) {
+  Remember(id, object);
 }
 
 std::optional<Object> ObjectStore::Find(state::FileId id) {
   core::MutexLock lock(mu_);
-  auto it = objects_.find(id);
-  if (it == objects_.end())
-    return std::nullopt;
-  return it->second;
+  return objects_.Find(id);
+}
+
+size_t ObjectStore::Files() {
+  core::MutexLock lock(mu_);
+  return objects_.Files();
 }
 
 std::optional<state::FileId> ObjectStore::FindByIno(uint64_t target_ino) {
   core::MutexLock lock(mu_);
-  auto it = by_ino_.find(target_ino);
-  if (it == by_ino_.end())
+  std::vector<state::FileId> ids = objects_.FindByIno(target_ino);
+  if (ids.empty())
     return std::nullopt;
-  return it->second;
+  return ids.front();
+}
+
+std::optional<state::FileId> ObjectStore::FindByHandleLocked(
+    const core::FileHandle& handle, uint64_t ino) {
+  for (state::FileId id : objects_.FindByIno(ino)) {
+    if (objects_.Find(id)->handle == handle)
+      return id;
+  }
+  return std::nullopt;
 }
 
 core::Result<std::optional<state::FileId>> ObjectStore::Identify(
     int dirfd, const char* name, const core::Stat& st, bool verify) {
   {
     core::MutexLock lock(mu_);
-    auto [begin, end] = by_ino_.equal_range(st.stx_ino);
-    if (begin == end)
+    std::vector<state::FileId> ids = objects_.FindByIno(st.stx_ino);
+    if (ids.empty())
       return std::nullopt;
-    if (!verify && std::next(begin) == end) {
-      if (objects_.at(begin->second).type != (st.stx_mode & uint32_t{S_IFMT}))
+    if (!verify && ids.size() == 1) {
+      if (objects_.Find(ids.front())->type !=
+          (st.stx_mode & uint32_t{S_IFMT}))
         return std::nullopt;
-      return begin->second;
+      return ids.front();
     }
   }
   ASSIGN_OR_RETURN(core::FileHandle handle, sys_->NameToHandle(dirfd, name));
   core::MutexLock lock(mu_);
-  auto [begin, end] = by_ino_.equal_range(st.stx_ino);
-  for (auto it = begin; it != end; ++it) {
-    if (objects_.at(it->second).handle == handle)
-      return it->second;
-  }
-  return std::nullopt;
+  return FindByHandleLocked(handle, st.stx_ino);
 }
 
 state::FileId ObjectStore::NumberOf(const Object& object) {
   core::MutexLock lock(mu_);
-  auto [begin, end] = by_ino_.equal_range(object.ino);
-  for (auto it = begin; it != end; ++it) {
-    if (objects_.at(it->second).handle == object.handle)
-      return it->second;
-  }
+  if (auto id = FindByHandleLocked(object.handle, object.ino))
+    return *id;
   state::FileId id = state::kTargetBit | next_target_++;
-  by_ino_.emplace(object.ino, id);
-  objects_[id] = object;
+  objects_.Put(id, object);
   return id;
 }
 
@@ -344,10 +334,10 @@ core::Result<SharedFd> ObjectStore::Get(state::FileId id,
       if (it->second.*slot != nullptr)
         return it->second.*slot;
     }
-    auto object = objects_.find(id);
-    if (object == objects_.end())
+    std::optional<Object> object = objects_.Find(id);
+    if (!object)
       return core::Fail(core::ErrorCode::kGone, Operand("no", id));
-    handle = object->second.handle;
+    handle = std::move(object->handle);
   }
   auto fd = sys_->OpenByHandle(root_.Get(), handle, flags);
   if (!fd)
@@ -400,11 +390,7 @@ void ObjectStore::Drop(state::FileId id) {
 void ObjectStore::Forget(state::FileId id) {
   Drop(id);
   core::MutexLock lock(mu_);
-  auto it = objects_.find(id);
-  if (it == objects_.end())
-    return;
-  Unlist(id);
-  objects_.erase(it);
+  objects_.Erase(id);
 }
 
 }  // namespace livemv::fusefs

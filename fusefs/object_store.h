@@ -8,7 +8,7 @@
 // that nobody can name any more wait in .livemv-ID/v for their end.
 //
 // Thread contract: all methods from any thread. Every method may block as long
-// as the target blocks, except Find, FindByIno and Drop.
+// as the target blocks, except Find, Files, FindByIno and Drop.
 
 #include <array>
 #include <atomic>
@@ -25,15 +25,10 @@
 #include "core/state/journal.h"
 #include "core/sync.h"
 #include "core/syscalls.h"
+#include "fusefs/handle_table.h"
 #include "fusefs/tree.h"
 
 namespace livemv::fusefs {
-
-struct Object {
-  core::FileHandle handle;
-  uint64_t ino = 0;   // on the target
-  uint32_t type = 0;  // S_IFMT bits
-};
 
 class ObjectStore {
  public:
@@ -56,9 +51,11 @@ class ObjectStore {
   // objects are still there.
   core::Status RemovePrivate();
   // Takes over what the journal says; before any other call.
-  void Adopt(state::FileId id, Object object);
+  void Adopt(state::FileId id, const Object& object);
 
   std::optional<Object> Find(state::FileId id);
+  // How many regular files have one.
+  size_t Files();
   // By number alone: a hint where an inode number may have been used again
   // (a binding whose object was destroyed before a kill or power cut).
   std::optional<state::FileId> FindByIno(uint64_t target_ino);
@@ -104,8 +101,9 @@ class ObjectStore {
   };
   core::Result<SharedFd> Get(state::FileId id, SharedFd Cached::*slot,
                              int flags);
-  void Remember(state::FileId id, Object object);
-  void Unlist(state::FileId id);  // from by_ino_; mu_ held
+  void Remember(state::FileId id, const Object& object);
+  std::optional<state::FileId> FindByHandleLocked(
+      const core::FileHandle& handle, uint64_t ino);
   core::Result<Object> Make(state::FileId id, const core::Stat& source,
                             const std::string& link_text);
   core::Status MakeAsOwner(const std::string& slot, const core::Stat& source,
@@ -126,10 +124,9 @@ class ObjectStore {
   std::atomic<bool> removed_{false};  // and Prepare was not called since
   std::atomic<uint64_t> next_victim_{0};
   core::Mutex mu_;
-  std::unordered_map<state::FileId, Object> objects_;     // guarded by mu_
-  std::unordered_multimap<uint64_t, state::FileId> by_ino_;  // guarded by mu_
-  std::unordered_map<state::FileId, Cached> cache_;       // guarded by mu_
-  std::list<state::FileId> lru_;                          // guarded by mu_
+  HandleTable objects_;                              // guarded by mu_
+  std::unordered_map<state::FileId, Cached> cache_;  // guarded by mu_
+  std::list<state::FileId> lru_;                     // guarded by mu_
   uint64_t next_target_ = 1;  // of kTargetBit numbers; guarded by mu_
   core::Mutex make_mu_;
   core::CondVar made_;

@@ -32,7 +32,7 @@ CopyEngine::CopyEngine(fusefs::ByteLedger* ledger, Options options)
 // ----------------------------------------------------------------- queue
 
 void CopyEngine::PutLocked(FileId id, Where where, int64_t when_ns) {
-  queued_[id] = where;
+  queued_.Put(id, where);
   if (where == Where::kUrgent)
     urgent_.push_back(id);
   else if (where == Where::kQueue)
@@ -45,15 +45,14 @@ void CopyEngine::PutLocked(FileId id, Where where, int64_t when_ns) {
 
 void CopyEngine::Enqueue(FileId id, bool urgent) {
   MutexLock lock(mu_);
-  known_.insert(id);
   if (auto it = active_.find(id); it != active_.end()) {
     it->second = true;
     return;
   }
-  auto it = queued_.find(id);
-  if (it == queued_.end())
+  const Where* queued = queued_.Find(id);
+  if (queued == nullptr)
     PutLocked(id, urgent ? Where::kUrgent : Where::kQueue);
-  else if (urgent && it->second == Where::kQueue)
+  else if (urgent && *queued == Where::kQueue)
     PutLocked(id, Where::kUrgent);
 }
 
@@ -68,8 +67,7 @@ void CopyEngine::EnqueueUnfinished(const state::RecoveredState& state) {
 
 void CopyEngine::Forget(FileId id) {
   MutexLock lock(mu_);
-  known_.erase(id);
-  queued_.erase(id);
+  queued_.Erase(id);
   std::erase_if(failures_, [&](const auto& f) { return f.id == id; });
   std::erase_if(mismatched_, [&](const auto& m) { return m.first.first == id; });
 }
@@ -82,8 +80,8 @@ bool CopyEngine::TakeJob(FileId* id) {
   while (!later_.empty() && later_.begin()->first <= now) {
     FileId due = later_.begin()->second;
     later_.erase(later_.begin());
-    auto it = queued_.find(due);
-    if (it != queued_.end() && it->second == Where::kLater)
+    const Where* queued = queued_.Find(due);
+    if (queued != nullptr && *queued == Where::kLater)
       PutLocked(due, Where::kQueue);
   }
   for (auto [queue, where] : {std::pair(&urgent_, Where::kUrgent),
@@ -91,10 +89,10 @@ bool CopyEngine::TakeJob(FileId* id) {
     while (!queue->empty()) {
       FileId next = queue->front();
       queue->pop_front();
-      auto it = queued_.find(next);
-      if (it == queued_.end() || it->second != where)
+      const Where* queued = queued_.Find(next);
+      if (queued == nullptr || *queued != where)
         continue;
-      queued_.erase(it);
+      queued_.Erase(next);
       active_[next] = false;
       *id = next;
       return true;
@@ -124,8 +122,6 @@ void CopyEngine::GiveBack(Job& job) {
   auto it = active_.find(job.id);
   bool again = it->second;
   active_.erase(it);
-  if (job.gone)
-    known_.erase(job.id);
   if (job.gone || (copied && !again && !trouble))
     return;
   if (!job.source_trouble)
@@ -243,7 +239,7 @@ void CopyEngine::Run(const std::atomic<bool>& stop) {
     if (!paused_) {
       if (!later_.empty())
         until = later_.begin()->first;
-      if (not_before_ns_ > Now() && !queued_.empty())
+      if (not_before_ns_ > Now() && !queued_.Empty())
         until = not_before_ns_;
     }
     if (!stop.load())
@@ -283,7 +279,7 @@ bool CopyEngine::Paused() {
 
 bool CopyEngine::Idle() {
   MutexLock lock(mu_);
-  return queued_.empty() && active_.empty() && failures_.empty();
+  return queued_.Empty() && active_.empty() && failures_.empty();
 }
 
 bool CopyEngine::Quiet() {
@@ -331,9 +327,10 @@ CopyEngine::Progress CopyEngine::GetProgress() {
   Progress p;
   p.bytes_total = totals.bytes_below_end;
   p.bytes_copied = totals.bytes_copied;
-  p.files_total = known_.size();
-  p.files_copied =
-      known_.size() - std::min(known_.size(), queued_.size() + active_.size());
+  p.files_total = ledger_->objects()->Files();
+  p.files_copied = p.files_total - std::min<uint64_t>(
+                                       p.files_total,
+                                       queued_.Size() + active_.size());
   int64_t now = Now();
   uint64_t bytes = 0;
   int64_t from = now;

@@ -26,9 +26,9 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
+#include "core/compact_map.h"
 #include "core/result.h"
 #include "core/state/recovery.h"
 #include "core/sync.h"
@@ -167,9 +167,8 @@ class CopyEngine {
   // entry that counts is the one that queued_ names.
   std::deque<FileId> urgent_, queue_;
   std::multimap<int64_t, FileId> later_;  // by time to try again
-  std::unordered_map<FileId, Where> queued_;
+  core::CompactMap<Where> queued_;
   std::unordered_map<FileId, bool> active_;  // true: asked for meanwhile
-  std::unordered_set<FileId> known_;         // for progress
   std::map<std::pair<FileId, uint64_t>, uint32_t> mismatched_;
   std::vector<VerifyFailure> failures_;
   bool paused_ = false;

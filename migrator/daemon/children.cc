@@ -120,30 +120,23 @@ void BecomeDaemon(int channel_fd) {
     ::signal(signal, SIG_IGN);
 }
 
-void ProtectFromPressure(bool lock_memory) {
+void ProtectFromPressure() {
   if (UniqueFd fd(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC)); fd)
     (void)!::write(fd.Get(), "-1000", 5);
   // include/uapi/linux/prctl.h, 5.6: memory reclaim on behalf of this process
   // does not wait for the I/O that this process has to do.
   ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-  if (lock_memory) {
-    // Small stacks and few arenas, since all of it becomes resident. Not
-    // MCL_ONFAULT: a request that is being copied into a page that is not
-    // present fails with EIO if the worker is killed then (fs/fuse/dev.c,
-    // fuse_copy_fill).
-    pthread_attr_t attr;
-    ::pthread_attr_init(&attr);
-    ::pthread_attr_setstacksize(&attr, 512 << 10);
-    ::pthread_setattr_default_np(&attr);
-    ::pthread_attr_destroy(&attr);
-    ::mallopt(M_ARENA_MAX, 8);
-    // What is freed is kept: each megabyte that comes anew from the kernel is
-    // cleared and locked before its first byte is used.
-    ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
-    ::mallopt(M_TRIM_THRESHOLD, 64 << 20);
-    if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
-      LOG_WARN("mlockall: {}", ::strerror(errno));
-  }
+  // Small stacks and few arenas, since all of it becomes resident.
+  pthread_attr_t attr;
+  ::pthread_attr_init(&attr);
+  ::pthread_attr_setstacksize(&attr, 512 << 10);
+  ::pthread_setattr_default_np(&attr);
+  ::pthread_attr_destroy(&attr);
+  ::mallopt(M_ARENA_MAX, 8);
+  // What is freed is kept: each megabyte that comes anew from the kernel is
+  // cleared and locked before its first byte is used.
+  ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 64 << 20);
   struct rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
     files.rlim_max = std::max<rlim_t>(files.rlim_max, 1 << 20);
@@ -154,6 +147,16 @@ void ProtectFromPressure(bool lock_memory) {
       ::setrlimit(RLIMIT_NOFILE, &files);
     }
   }
+}
+
+void LockMemory() {
+  // Locked memory cannot be given back (madvise(2), MADV_DONTNEED).
+  ::malloc_trim(0);
+  // Not MCL_ONFAULT: a request that is being copied into a page that is not
+  // present fails with EIO if the worker is killed then (fs/fuse/dev.c,
+  // fuse_copy_fill).
+  if (::mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
+    LOG_WARN("mlockall: {}", ::strerror(errno));
 }
 
 }  // namespace livemv::daemon

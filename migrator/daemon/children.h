@@ -42,8 +42,11 @@ core::Result<Ended> Reap(Child& child);
 // What every such process does first: closes everything but the standard
 // descriptors and the channel, goes to /, ignores what a terminal sends.
 void BecomeDaemon(int channel_fd);
-// Not to be killed for memory, not to be swapped: the overlay's pages may have
-// to be written through this process to make room.
-void ProtectFromPressure(bool lock_memory);
+// Not to be killed for memory: the overlay's pages may have to be written
+// through this process to make room. Before any thread is started.
+void ProtectFromPressure();
+// Nor to be swapped. After what takes much memory for a short time, before the
+// first request is read.
+void LockMemory();
 
 }  // namespace livemv::daemon

@@ -173,7 +173,8 @@ Result<Outcome> RunJob(Job& job) {
 }  // namespace
 
 int ReanchorMain(Handoff handoff, Channel supervisor) {
-  ProtectFromPressure(true);
+  ProtectFromPressure();
+  LockMemory();
   Job job;
   job.handoff = &handoff;
   json extra = json::parse(handoff.extra, nullptr, false);

@@ -444,7 +444,8 @@ void Supervisor::Finished(Exit exit, const std::string& message) {
 }
 
 int SupervisorMain(Handoff handoff, Channel starter) {
-  ProtectFromPressure(true);
+  ProtectFromPressure();
+  LockMemory();
   LOG_INFO("migration {}: {} -> {}", handoff.settings.id,
            Printable(handoff.settings.dir),
            Printable(handoff.settings.target));

@@ -469,7 +469,7 @@ void Worker::WatchMain() {
       }
     }
     uint64_t bytes = 0, files = 0;
-    std::vector<state::FileId> known = parts_->table->KnownFiles();
+    std::vector<state::FileId> known = parts_->table->UnsettledFiles();
     if (known.size() > kMaxSummed)
       known.clear();
     for (state::FileId id : known) {
@@ -542,7 +542,7 @@ void Worker::Stop() {
 }
 
 int WorkerMain(Handoff handoff, Channel channel) {
-  ProtectFromPressure(true);
+  ProtectFromPressure();
   // What applications make has the mode that they ask for from the start;
   // everything else is made with a mode of its own.
   ::umask(0);
@@ -568,6 +568,7 @@ int WorkerMain(Handoff handoff, Channel channel) {
                parts.error());
     return 1;
   }
+  LockMemory();
   Worker worker(std::move(*parts), &link);
   int code = worker.Run(resume);
   spdlog::shutdown();

@@ -69,13 +69,15 @@ Result<std::unique_ptr<WorkerParts>> WorkerParts::Make(
         return std::make_shared<fusefs::Redo::Change>(std::move(change));
       });
   ASSIGN_OR_RETURN(parts->fuse, handoff.Take(fd_name::kFuse));
-  TRY(parts->OpenJournal());
-  TRY(parts->MakeTrees(std::move(target_root), keeper));
+  // Much of it for a large tree; it goes when everybody has taken his part.
+  state::RecoveredState recovered;
+  TRY(parts->OpenJournal(&recovered));
+  TRY(parts->MakeTrees(recovered, std::move(target_root), keeper));
   // Before the overlay, which asks which inodes are in use without a name.
   for (auto& [id, fd] : orphans)
     parts->source->AdoptOrphan(id, std::move(fd));
-  TRY(parts->MakeBytes());
-  TRY(parts->MakeNames());
+  TRY(parts->MakeBytes(recovered));
+  TRY(parts->MakeNames(recovered));
   TRY(parts->MakeSession(handoff));
   return parts;
 }
@@ -96,33 +98,34 @@ WorkerParts::~WorkerParts() {
   }
 }
 
-Status WorkerParts::OpenJournal() {
+Status WorkerParts::OpenJournal(state::RecoveredState* recovered) {
   ASSIGN_OR_RETURN(UniqueFd dir,
                    sys->OpenAt(AT_FDCWD, settings.state_dir.c_str(),
                                O_RDONLY | O_DIRECTORY));
   ASSIGN_OR_RETURN(state::JournalFile::Opened opened,
                    state::JournalFile::Open(sys.get(), dir.Get(), "journal"));
   journal = std::move(opened.journal);
-  recovered = std::move(opened.state);
-  if (!recovered.migration)
+  *recovered = std::move(opened.state);
+  if (!recovered->migration)
     return Fail(core::ErrorCode::kCorrupt, "the journal names no migration");
   ASSIGN_OR_RETURN(std::string boot_id,
                    ReadSmallFile("/proc/sys/kernel/random/boot_id"));
   boot_id = boot_id.substr(0, boot_id.find('\n'));
-  host_went_down = recovered.HostWentDown(boot_id);
+  host_went_down = recovered->HostWentDown(boot_id);
   for (const state::Fact& fact : state::FactsOfNewSession(
-           recovered, boot_id, static_cast<uint32_t>(::getpid()))) {
+           *recovered, boot_id, static_cast<uint32_t>(::getpid()))) {
     TRY(journal->Append(fact));
-    TRY(recovered.Apply(fact));
+    TRY(recovered->Apply(fact));
   }
   TRY(journal->SyncAll());
   phase = std::make_unique<PhaseKeeper>(
-      journal.get(), recovered.phase, recovered.reason,
-      recovered.target_is_truth, recovered.options.contains(kSourceTruthOption));
+      journal.get(), recovered->phase, recovered->reason,
+      recovered->target_is_truth, recovered->options.contains(kSourceTruthOption));
   return {};
 }
 
-Status WorkerParts::MakeTrees(UniqueFd target_root,
+Status WorkerParts::MakeTrees(const state::RecoveredState& recovered,
+                              UniqueFd target_root,
                               fusefs::OrphanKeeper* keeper) {
   nodes = std::make_unique<state::NodeTable>(journal.get());
   nodes->SetRoot(recovered.migration->source_root);
@@ -145,7 +148,7 @@ Status WorkerParts::MakeTrees(UniqueFd target_root,
   return {};
 }
 
-Status WorkerParts::MakeBytes() {
+Status WorkerParts::MakeBytes(const state::RecoveredState& recovered) {
   table = std::make_unique<fusefs::FileTable>();
   table->Adopt(recovered);
   ledger = std::make_unique<fusefs::ByteLedger>(table.get(), source.get(),
@@ -154,6 +157,7 @@ Status WorkerParts::MakeBytes() {
                                         fusefs::Redo::Options{});
   redo->Adopt(recovered);
   engine = std::make_unique<copy::CopyEngine>(ledger.get());
+  engine->EnqueueUnfinished(recovered);
   listener = std::make_unique<fusefs::NamesListener>(
       redo.get(), [this](state::FileId id, bool urgent) {
         engine->Enqueue(id, urgent);
@@ -179,7 +183,7 @@ Status WorkerParts::MakeBytes() {
   return {};
 }
 
-Status WorkerParts::MakeNames() {
+Status WorkerParts::MakeNames(const state::RecoveredState& recovered) {
   fusefs::OverlayFs::Parts fs_parts;
   fs_parts.source = source.get();
   fs_parts.objects = objects.get();
@@ -301,7 +305,6 @@ void WorkerParts::StartCopyingThreads() {
                  surveyed.error().ToString());
     }
   });
-  engine->EnqueueUnfinished(recovered);
   scanner->Start();
   for (int i = 0; i < kScanners; i++)
     Thread("scanner", [this] {

@@ -68,7 +68,6 @@ struct WorkerParts {
   Settings settings;
   bool resumed = false;
   bool host_went_down = false;
-  state::RecoveredState recovered;  // as found, the new session's facts taken
 
   std::unique_ptr<core::Syscalls> kernel;
   std::unique_ptr<core::Syscalls> sys;  // on the target as owners, if need be
@@ -105,11 +104,13 @@ struct WorkerParts {
 
  private:
   WorkerParts() = default;
-  core::Status OpenJournal();
-  core::Status MakeTrees(core::UniqueFd target_root,
+  // recovered: as found, and the new session's facts taken.
+  core::Status OpenJournal(state::RecoveredState* recovered);
+  core::Status MakeTrees(const state::RecoveredState& recovered,
+                         core::UniqueFd target_root,
                          fusefs::OrphanKeeper* keeper);
-  core::Status MakeBytes();
-  core::Status MakeNames();
+  core::Status MakeBytes(const state::RecoveredState& recovered);
+  core::Status MakeNames(const state::RecoveredState& recovered);
   core::Status MakeSession(Handoff& handoff);
   void Thread(const char* name, std::function<void()> body);
   void PrepareTarget();  // until it has answered, or the end
