@@ -115,6 +115,8 @@ Status DataPath::Shrink(FileRecord& r, uint64_t size) {
     r.version++;
     table_->Account(&r);
   }
+  if (old_end > size)
+    table_->SetUntrimmed(r.id, true);
   Status status;
   // The record first, durably: a source that came back shorter than its local
   // end would be read as zeros.
@@ -126,7 +128,9 @@ Status DataPath::Shrink(FileRecord& r, uint64_t size) {
                     : core::Fail(std::move(fd).error());
     // The file is shorter by the journal's word; nobody reads what the source
     // keeps behind its local end, and a copy-back trims it.
-    if (!cut)
+    if (cut)
+      table_->SetUntrimmed(r.id, false);
+    else
       LOG_WARN("file {:#x}: truncating the source: {}", r.id,
                cut.error().ToString());
   } else if (status) {

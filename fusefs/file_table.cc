@@ -285,6 +285,7 @@ void FileTable::DropSets(FileId id) {
   hot_.erase(id);
   cuts_.erase(id);
   grown_.erase(id);
+  untrimmed_.erase(id);
 }
 
 void FileTable::Opened(FileId id) {
@@ -338,6 +339,14 @@ void FileTable::SetGrown(FileId id) {
   grown_.insert(id);
 }
 
+void FileTable::SetUntrimmed(FileId id, bool untrimmed) {
+  core::MutexLock lock(mu_);
+  if (untrimmed)
+    untrimmed_.insert(id);
+  else
+    untrimmed_.erase(id);
+}
+
 std::vector<FileId> FileTable::HotFiles() {
   core::MutexLock lock(mu_);
   return {hot_.begin(), hot_.end()};
@@ -346,6 +355,11 @@ std::vector<FileId> FileTable::HotFiles() {
 std::vector<FileId> FileTable::CutsOwed() {
   core::MutexLock lock(mu_);
   return {cuts_.begin(), cuts_.end()};
+}
+
+std::vector<FileId> FileTable::Untrimmed() {
+  core::MutexLock lock(mu_);
+  return {untrimmed_.begin(), untrimmed_.end()};
 }
 
 std::vector<FileId> FileTable::TakeGrown() {

@@ -227,8 +227,12 @@ class FileTable {
   void SetHot(FileId id, bool hot);
   void SetCutOwed(FileId id, bool owed);
   void SetGrown(FileId id);
+  // The source may be longer than the local end: nobody reads that, but an
+  // abort must not show it.
+  void SetUntrimmed(FileId id, bool untrimmed);
   std::vector<FileId> HotFiles();
   std::vector<FileId> CutsOwed();
+  std::vector<FileId> Untrimmed();
   // Returns when a cut became owed or Wake was called since the last call, or
   // after timeout_ns (<0: never).
   void WaitForCuts(int64_t timeout_ns);
@@ -286,6 +290,7 @@ class FileTable {
   std::unordered_set<FileId> hot_;          // guarded by mu_
   std::unordered_set<FileId> cuts_;         // guarded by mu_
   std::unordered_set<FileId> grown_;        // guarded by mu_
+  std::unordered_set<FileId> untrimmed_;    // guarded by mu_
   Totals totals_;                           // guarded by mu_
   core::CondVar cut_owed_;
   bool cutter_woken_ = false;  // guarded by mu_

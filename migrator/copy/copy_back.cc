@@ -25,36 +25,44 @@ using state::ByteMap;
 namespace {
 
 constexpr char kCapability[] = "security.capability";
+constexpr int kFilesPerLook = 64;
+// Brought back with one sync of the source.
+constexpr size_t kPiecesPerSync = 256;
+constexpr uint64_t kBytesPerSync = 64ull << 20;
 
 }  // namespace
 
 CopyBack::CopyBack(fusefs::ByteLedger* ledger)
     : ledger_(ledger), sys_(ledger->sys()) {}
 
-Result<uint64_t> CopyBack::BytesToBringBack() {
-  uint64_t bytes = 0;
-  for (state::FileId id : ledger_->table()->KnownFiles()) {
+Result<CopyBack::Lack> CopyBack::WhatTheSourceLacks() {
+  Lack lack;
+  for (state::FileId id : ledger_->table()->FilesThatMayBeAhead()) {
     FileRef r = ledger_->table()->Find(id);
     if (!r)
       continue;
-    ASSIGN_OR_RETURN(bool gone, IsGone(id));
-    if (gone)
-      continue;
-    bool direct;
+    bool known;
     {
+      // That of a direct file as it was known last: the target may be away, and
+      // the abort not begun.
       MutexLock lock(r->mu);
-      direct = r->direct.has_value();
+      known = r->facts.size_known || r->direct;
     }
-    // As it was known last: the target may be away, and the abort not begun.
-    if (!direct)
+    if (!known) {
+      ASSIGN_OR_RETURN(bool gone, IsGone(id));
+      if (gone)
+        continue;
       TRY(ledger_->Load(*r));
+    }
     MutexLock lock(r->mu);
-    uint64_t end = r->facts.map.local_end();
+    const uint64_t end = r->facts.map.local_end();
+    uint64_t bytes = r->remote_back ? 0 : r->facts.map.RemoteBytes();
     if (r->facts.size > end)
       bytes += r->facts.size - end;
-    bytes += r->facts.map.RemoteBytes();
+    lack.bytes += bytes;
+    lack.files += bytes != 0;
   }
-  return bytes;
+  return lack;
 }
 
 Result<bool> CopyBack::IsGone(state::FileId id) {
@@ -63,27 +71,72 @@ Result<bool> CopyBack::IsGone(state::FileId id) {
   return ledger_->source()->IsDead(id);
 }
 
+bool CopyBack::IsEven(const fusefs::FileRecord& r) {
+  return !r.direct && r.facts.size_known &&
+         r.facts.size <= r.facts.map.local_end() &&
+         (r.facts.map.RemoteBytes() == 0 || r.remote_back);
+}
+
+Status CopyBack::LookAtSome() {
+  for (int i = 0; i < kFilesPerLook && !to_look_at_.empty(); i++) {
+    TRY(LookAt(to_look_at_.front()));
+    to_look_at_.pop_front();
+  }
+  return {};
+}
+
+Status CopyBack::LookAt(state::FileId id) {
+  FileRef r = ledger_->table()->Find(id);
+  if (!r)
+    return {};
+  ASSIGN_OR_RETURN(bool gone, IsGone(id));
+  if (gone)
+    return {};
+  bool pinned;
+  {
+    MutexLock lock(r->mu);
+    pinned = r->facts.pinned;
+    if (!r->direct) {
+      lock.unlock();
+      TRY(ledger_->Load(*r));
+    }
+  }
+  if (!pinned)
+    return {};
+  MutexLock writes(r->write_mu);
+  return TrimSource(*r);
+}
+
 Status CopyBack::List() {
   files_.clear();
-  for (state::FileId id : ledger_->table()->KnownFiles()) {
+  for (state::FileId id : ledger_->table()->FilesThatMayBeAhead()) {
     FileRef r = ledger_->table()->Find(id);
     if (!r)
       continue;
+    {
+      MutexLock lock(r->mu);
+      if (r->direct || IsEven(*r))
+        continue;  // direct: written unseen, later
+    }
     ASSIGN_OR_RETURN(bool gone, IsGone(id));
     if (gone)
       continue;
     TRY(ledger_->Load(*r));
     MutexLock lock(r->mu);
-    if (r->direct)
-      continue;  // written unseen: later
-    if (r->facts.size > r->facts.map.local_end() ||
-        (r->facts.map.RemoteBytes() != 0 && !r->remote_back))
+    if (!r->direct && !IsEven(*r))
       files_.push_back(id);
   }
   return {};
 }
 
 Result<bool> CopyBack::Step() {
+  if (!std::exchange(looking_, true)) {
+    const auto known = ledger_->table()->KnownFiles();
+    to_look_at_.assign(known.begin(), known.end());
+  }
+  TRY(LookAtSome());
+  if (!to_look_at_.empty())
+    return true;
   for (;;) {
     // Files have grown since an older list was made: only the end of a new one
     // says that nothing is left.
@@ -91,41 +144,74 @@ Result<bool> CopyBack::Step() {
     if (is_new)
       TRY(List());
     while (!files_.empty()) {
-      state::FileId id = files_.front();
-      ASSIGN_OR_RETURN(bool did, StepFile(id));
+      ASSIGN_OR_RETURN(bool did, StepSome());
       if (did)
         return true;
-      files_.pop_front();
     }
     if (is_new)
       return false;
   }
 }
 
-Result<bool> CopyBack::StepFile(state::FileId id) {
-  FileRef r = ledger_->table()->Find(id);
-  if (!r)
-    return false;
-  ASSIGN_OR_RETURN(bool gone, IsGone(id));
-  if (gone)
-    return false;
-  bool remote;
-  {
-    MutexLock lock(r->mu);
-    remote = r->facts.map.RemoteBytes() != 0 && !r->remote_back;
-  }
-  if (remote) {
-    TRY(BringRemote(*r));
-    return true;
-  }
-  bool moved = false;
-  ASSIGN_OR_RETURN(bool did, BringGrowth(*r, &moved));
-  if (moved) {
-    // Somebody writes there: the other files first.
+Result<bool> CopyBack::StepSome() {
+  std::vector<Piece> pieces;
+  uint64_t bytes = 0;
+  bool did = false;
+  Status status;
+  for (size_t left = files_.size();
+       left != 0 && status && pieces.size() < kPiecesPerSync &&
+       bytes < kBytesPerSync;
+       left--) {
+    const state::FileId id = files_.front();
     files_.pop_front();
-    files_.push_back(id);
+    status = [&]() -> Status {
+      FileRef r = ledger_->table()->Find(id);
+      if (!r)
+        return {};
+      ASSIGN_OR_RETURN(bool gone, IsGone(id));
+      if (gone)
+        return {};
+      files_.push_back(id);
+      bool remote;
+      {
+        MutexLock lock(r->mu);
+        remote = r->facts.map.RemoteBytes() != 0 && !r->remote_back;
+      }
+      if (remote) {
+        TRY(BringRemote(*r));
+        did = true;
+      }
+      ASSIGN_OR_RETURN(std::optional<Piece> piece, BeginPiece(std::move(r)));
+      if (!piece) {
+        files_.pop_back();
+        return {};
+      }
+      bytes += piece->range.end - piece->range.begin;
+      pieces.push_back(std::move(*piece));
+      return {};
+    }();
   }
-  return did;
+  for (Piece& piece : pieces)
+    piece.copied =
+        CopyRange(*piece.file, piece.range.begin, piece.range.end, true);
+  Status synced = SyncPieces(pieces);
+  // Each of them, whatever becomes of the others: their writers look at it.
+  for (Piece& piece : pieces) {
+    if (piece.copied)
+      piece.copied = synced;
+    if (Status ended = EndPiece(piece); !ended && status)
+      status = ended;
+  }
+  TRY(status);
+  return did || !pieces.empty();
+}
+
+Status CopyBack::SyncPieces(std::vector<Piece>& pieces) {
+  if (pieces.empty() || !ledger_->switches().back_synced)
+    return {};
+  if (pieces.size() > 1)
+    return sys_->SyncFs(ledger_->source()->RootFd());
+  return SyncSource(*pieces.front().file);
 }
 
 Status CopyBack::CopyRange(fusefs::FileRecord& r, uint64_t begin, uint64_t end,
@@ -228,34 +314,38 @@ Status CopyBack::TrimSource(fusefs::FileRecord& r) {
   return Restore(r, before, since);
 }
 
-Result<bool> CopyBack::BringGrowth(fusefs::FileRecord& r, bool* moved) {
+Result<std::optional<CopyBack::Piece>> CopyBack::BeginPiece(FileRef file) {
+  fusefs::FileRecord& r = *file;
   TRY(ledger_->Load(r));
-  ByteRange range;
-  Beside before;
-  uint64_t since;
+  Piece piece;
+  // No write is in flight while write_mu is held; from then on each one that
+  // overlaps the range says so. A cut that is owed lies past the size.
+  MutexLock writes(r.write_mu);
   {
-    // No write is in flight while write_mu is held; from then on each one that
-    // overlaps the range says so. A cut that is owed lies past the size.
-    MutexLock writes(r.write_mu);
-    {
-      MutexLock lock(r.mu);
-      uint64_t begin = r.facts.map.local_end();
-      if (r.facts.size <= begin)
-        return false;
-      uint64_t chunk_end =
-          (begin / state::kChunkBytes + 1) * state::kChunkBytes;
-      range = {begin, std::min(r.facts.size, chunk_end)};
-    }
-    ASSIGN_OR_RETURN(before, LookAtSource(r));
-    TRY(TrimSource(r));
     MutexLock lock(r.mu);
-    since = r.gens.Now();
-    r.back_range = range;
+    uint64_t begin = r.facts.map.local_end();
+    if (r.facts.size <= begin)
+      return std::nullopt;
+    uint64_t chunk_end = (begin / state::kChunkBytes + 1) * state::kChunkBytes;
+    piece.range = {begin, std::min(r.facts.size, chunk_end)};
+  }
+  ASSIGN_OR_RETURN(piece.before, LookAtSource(r));
+  TRY(TrimSource(r));
+  {
+    MutexLock lock(r.mu);
+    piece.since = r.gens.Now();
+    r.back_range = piece.range;
     r.back_moved = false;
   }
-  Status copied = CopyRange(r, range.begin, range.end, true);
-  if (copied)
-    copied = SyncSource(r);
+  ledger_->table()->SetUntrimmed(r.id, true);
+  piece.file = std::move(file);
+  return piece;
+}
+
+Status CopyBack::EndPiece(Piece& piece) {
+  fusefs::FileRecord& r = *piece.file;
+  const uint64_t end = piece.range.end;
+  Status copied = piece.copied;
   MutexLock writes(r.write_mu);
   bool still;
   {
@@ -267,27 +357,27 @@ Result<bool> CopyBack::BringGrowth(fusefs::FileRecord& r, bool* moved) {
     Result<Beside> now = LookAtSource(r);
     if (!now)
       copied = core::Fail(std::move(now).error());
-    else if (now->stat.stx_size < range.end)
-      copied = ResizeSource(r, range.end);
+    else if (now->stat.stx_size < end)
+      copied = ResizeSource(r, end);
   }
   if (copied)
-    copied = Restore(r, before, since);
+    copied = Restore(r, piece.before, piece.since);
   MutexLock lock(r.mu);
-  *moved = !still;
   r.back_range.reset();
   r.changed.NotifyAll();
   if (!copied)
     return core::Fail(std::move(copied).error().With("bringing growth back"));
-  if (*moved)
-    return true;
-  TRY(ledger_->AppendLocked(r, state::LocalEndFact{r.id, range.end}));
-  r.facts.map.RaiseTo(range.end);
+  if (!still)
+    return {};  // again, after the other files
+  TRY(ledger_->AppendLocked(r, state::LocalEndFact{r.id, end}));
+  r.facts.map.RaiseTo(end);
   r.provisional.clear();
   ledger_->SourceWrittenLocked(r);
   r.version++;
   ledger_->table()->Account(&r);
-  brought_ += range.end - range.begin;
-  return true;
+  ledger_->table()->SetUntrimmed(r.id, false);
+  brought_ += end - piece.range.begin;
+  return {};
 }
 
 // Remote bytes stay remote until the source becomes the truth for the whole
@@ -318,23 +408,20 @@ Status CopyBack::BringRemote(fusefs::FileRecord& r) {
   return {};
 }
 
-Status CopyBack::Finish() {
+Status CopyBack::Finish(int64_t deadline_ns) {
   files_.clear();
   for (;;) {
     ASSIGN_OR_RETURN(bool did, Step());
     if (!did)
       break;
+    if (deadline_ns >= 0 && sys_->MonotonicNs() >= deadline_ns)
+      return core::Fail(core::ErrorCode::kTimeout,
+                        "the time was not enough to bring back to the source "
+                        "what the target alone holds");
   }
-  for (state::FileId id : ledger_->table()->KnownFiles()) {
+  for (state::FileId id : ledger_->table()->Untrimmed()) {
     FileRef r = ledger_->table()->Find(id);
     if (!r)
-      continue;
-    bool pinned;
-    {
-      MutexLock lock(r->mu);
-      pinned = r->facts.pinned;
-    }
-    if (!pinned)
       continue;
     ASSIGN_OR_RETURN(bool gone, IsGone(id));
     if (gone)

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/result.h"
 #include "core/sync.h"
@@ -26,39 +27,71 @@ class CopyBack {
  public:
   explicit CopyBack(fusefs::ByteLedger* ledger);
 
-  // Bytes that the source lacks: growth past the local ends and remote bytes.
-  // Holes count as data, so it is the most that may be needed. Blocks on the
-  // target for files not used since a restart.
-  core::Result<uint64_t> BytesToBringBack();
+  // What the source lacks: growth past the local ends and remote bytes. Holes
+  // count as data, so it is the most that may be needed. Blocks on the target
+  // for files not used since a restart.
+  struct Lack {
+    uint64_t bytes = 0;
+    uint64_t files = 0;
+  };
+  core::Result<Lack> WhatTheSourceLacks();
 
-  // One piece of one file; false if nothing is left to bring back for now.
+  // A piece each of some files; false if nothing is left to bring back for now.
   // An error names what could not be brought back and why (ENOSPC on the
   // source, a target that is gone); the piece is tried again by a later call.
   core::Result<bool> Step();
+  // Whether every file was looked at, so that Finish has to ask about none of
+  // those that are alike on both sides.
+  bool Looked() const { return looking_ && to_look_at_.empty(); }
   // Everything that is left, with no operation in flight (gate closed); then
   // makes each source file exactly as long as its size, and syncs the source.
-  core::Status Finish();
+  // kTimeout if that is more than can be done until deadline_ns (MonotonicNs,
+  // <0: none); what was brought back by then is.
+  core::Status Finish(int64_t deadline_ns);
 
   uint64_t BytesBroughtBack() const { return brought_.load(); }
 
  private:
+  // Once for each file, while applications are served: its size, and that its
+  // source is no longer than its local end. Whoever makes one longer from then
+  // on tells the table.
+  core::Status LookAtSome();
+  core::Status LookAt(state::FileId id);
+  // For all that is known without asking anybody the source lacks nothing.
+  static bool IsEven(const fusefs::FileRecord& r);
   core::Status List();
   // The source has no inode any more that anything could be brought back to
   // (deleted, or its creation went with a power cut).
   core::Result<bool> IsGone(state::FileId id);
-  core::Result<bool> StepFile(state::FileId id);
-  // The local end rises over the next piece.
-  core::Result<bool> BringGrowth(fusefs::FileRecord& r, bool* moved);
-  core::Status BringRemote(fusefs::FileRecord& r);
-  core::Status TrimSource(fusefs::FileRecord& r);
-  core::Status CopyRange(fusefs::FileRecord& r, uint64_t begin, uint64_t end,
-                         bool skip_holes);
-  core::Status SyncSource(fusefs::FileRecord& r);
   // What writing to the source's file changes beside its bytes.
   struct Beside {
     core::Stat stat{};
     std::optional<std::string> capability;
   };
+  // The next bytes past a file's local end, on their way.
+  struct Piece {
+    fusefs::FileRef file;
+    fusefs::ByteRange range;
+    Beside before;
+    uint64_t since = 0;  // the file's generation
+    core::Status copied;
+  };
+  // A piece each of the next files, which are synced together: false if none of
+  // them has one. A file with one goes to the end of the list, since it may
+  // have more.
+  core::Result<bool> StepSome();
+  // Nothing if r has not grown. Otherwise its writers say so from here to
+  // EndPiece if they touch the range.
+  core::Result<std::optional<Piece>> BeginPiece(fusefs::FileRef r);
+  // The local end rises over the piece if it is durable on the source and
+  // nobody has written there meanwhile.
+  core::Status EndPiece(Piece& piece);
+  core::Status SyncPieces(std::vector<Piece>& pieces);
+  core::Status BringRemote(fusefs::FileRecord& r);
+  core::Status TrimSource(fusefs::FileRecord& r);
+  core::Status CopyRange(fusefs::FileRecord& r, uint64_t begin, uint64_t end,
+                         bool skip_holes);
+  core::Status SyncSource(fusefs::FileRecord& r);
   core::Result<Beside> LookAtSource(fusefs::FileRecord& r);
   core::Status ResizeSource(fusefs::FileRecord& r, uint64_t size);
   core::Status Restore(fusefs::FileRecord& r, const Beside& before,
@@ -67,6 +100,8 @@ class CopyBack {
   fusefs::ByteLedger* const ledger_;
   core::Syscalls* const sys_;
   std::unique_ptr<char[]> buffer_;
+  bool looking_ = false;
+  std::deque<state::FileId> to_look_at_;
   std::deque<state::FileId> files_;
   std::atomic<uint64_t> brought_{0};
 };

@@ -44,6 +44,7 @@ constexpr int64_t kUnsyncedAfterNs = 2 * kSecond;
 constexpr int64_t kReopenEveryNs = 2'000'000'000;
 // Brought back in the pause of an abort rather than before it.
 constexpr uint64_t kLittleBytes = 1 << 20;
+constexpr uint64_t kFewFiles = 64;
 // More files than this are not summed up one by one.
 constexpr size_t kMaxSummed = 200'000;
 
@@ -417,9 +418,14 @@ void Worker::CopyBackMain() {
     // into the pause.
     bool little = !*more && !direct;
     if (*more && !direct && !told && MonotonicNs() >= look_at_ns) {
-      look_at_ns = MonotonicNs() + kStatusEveryNs;
-      Result<uint64_t> left = overlay_.LeftToBringBack();
-      little = left && *left <= kLittleBytes;
+      const int64_t began_ns = MonotonicNs();
+      Result<WorkerOverlay::Left> left = overlay_.LeftToDo();
+      // The look takes longer the more files there are: most of the time is for
+      // bringing them back.
+      const int64_t now_ns = MonotonicNs();
+      look_at_ns = now_ns + std::max(kStatusEveryNs, 10 * (now_ns - began_ns));
+      little = left && left->ready && left->lack.bytes <= kLittleBytes &&
+               left->lack.files <= kFewFiles;
     }
     if (!little) {
       if (!*more)

@@ -287,10 +287,11 @@ Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
     return Fail(ErrorCode::kConflict,
                 std::to_string(direct) +
                     " files are still written by the kernel alone");
-  for (bool more = true; more;) {  // before the source is synced
-    ASSIGN_OR_RETURN(more, SweepMarks());
-  }
-  TRY(copy_back_.Finish());
+  // A successor that has yet to look at what its predecessor had seen: that
+  // takes as long as the tree is large, and nobody shall wait for it.
+  if (!ReadyToEnd())
+    return Fail(ErrorCode::kConflict, "not all files have been looked at yet");
+  TRY(copy_back_.Finish(deadline_ns));
   TRY(parts_->fs->SetServing(Serving::kSourceOnly, deadline_ns, [this] {
     return parts_->phase->SetSourceTruth();
   }));
@@ -348,7 +349,8 @@ Status WorkerOverlay::BeginAbort(const std::string& reason) {
                     std::string(state::StateName(parts_->phase->state())) +
                     ", from where there is no abort");
   std::lock_guard lock(copy_back_mu_);
-  ASSIGN_OR_RETURN(uint64_t needed, copy_back_.BytesToBringBack());
+  ASSIGN_OR_RETURN(copy::CopyBack::Lack lack, copy_back_.WhatTheSourceLacks());
+  const uint64_t needed = lack.bytes;
   ASSIGN_OR_RETURN(struct statfs fs,
                    parts_->sys->FStatFs(parts_->source->RootFd()));
   const uint64_t free =
@@ -385,19 +387,26 @@ Status WorkerOverlay::BeginAbort(const std::string& reason) {
   return begun;
 }
 
-Result<uint64_t> WorkerOverlay::LeftToBringBack() {
-  std::lock_guard lock(copy_back_mu_);
-  return copy_back_.BytesToBringBack();
-}
-
 Result<bool> WorkerOverlay::CopyBackStep() {
   std::lock_guard lock(copy_back_mu_);
   if (source_committed_)
     return false;
-  ASSIGN_OR_RETURN(bool did, copy_back_.Step());
-  if (did)
+  // What is done once for each file comes first: where somebody always writes
+  // there is always something to bring back.
+  ASSIGN_OR_RETURN(bool swept, SweepMarks());
+  if (swept)
     return true;
-  return SweepMarks();
+  return copy_back_.Step();
+}
+
+bool WorkerOverlay::ReadyToEnd() const {
+  return marks_swept_ && copy_back_.Looked();
+}
+
+Result<WorkerOverlay::Left> WorkerOverlay::LeftToDo() {
+  std::lock_guard lock(copy_back_mu_);
+  ASSIGN_OR_RETURN(copy::CopyBack::Lack lack, copy_back_.WhatTheSourceLacks());
+  return Left{lack, ReadyToEnd()};
 }
 
 Result<bool> WorkerOverlay::SweepMarks() {
@@ -406,7 +415,9 @@ Result<bool> WorkerOverlay::SweepMarks() {
   if (!mark_sweep_)
     mark_sweep_.emplace(parts_->source.get(), parts_->table->KnownFiles(),
                         parts_->resumed);
-  return mark_sweep_->Step();
+  ASSIGN_OR_RETURN(bool did, mark_sweep_->Step());
+  marks_swept_ = !did;
+  return did;
 }
 
 }  // namespace livemv::daemon

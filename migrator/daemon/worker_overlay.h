@@ -48,8 +48,12 @@ class WorkerOverlay final : public cutover::OverlayControl {
   core::Status BeginAbort(const std::string& reason);
   // One piece; false if nothing is left for now.
   core::Result<bool> CopyBackStep();
-  // What the pause of the abort would have to bring back now, in bytes.
-  core::Result<uint64_t> LeftToBringBack();
+  // What the pause of the abort would have to do now.
+  struct Left {
+    copy::CopyBack::Lack lack;
+    bool ready = false;  // what is done once for each file is done
+  };
+  core::Result<Left> LeftToDo();
   uint64_t BroughtBack() const { return copy_back_.BytesBroughtBack(); }
 
  private:
@@ -58,8 +62,10 @@ class WorkerOverlay final : public cutover::OverlayControl {
                                           uint64_t target_ino);
   core::Result<cutover::FlushReport> FlushOnce(int64_t deadline_ns);
   void DropCaches();
-  // Takes the marks off some placeholders; false if none is left.
+  // Takes the marks off some placeholders; false if none is left. Both with copy_back_mu_ held.
   core::Result<bool> SweepMarks();
+  // What is done once for each file is done.
+  bool ReadyToEnd() const;
 
   WorkerParts* const parts_;
   std::future<core::Result<cutover::FlushReport>> flush_;  // valid: under way
@@ -69,6 +75,7 @@ class WorkerOverlay final : public cutover::OverlayControl {
   copy::CopyBack copy_back_;       // guarded by copy_back_mu_
   // Made once no placeholder is marked any more. Guarded by copy_back_mu_.
   std::optional<copy::MarkSweep> mark_sweep_;
+  bool marks_swept_ = false;       // guarded by copy_back_mu_
   bool source_committed_ = false;  // guarded by copy_back_mu_
 };
 

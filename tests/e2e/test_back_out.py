@@ -36,6 +36,24 @@ class Abort(bed.Bed):
             del after[0][name]
         self.assertEqual(bed.difference(before, after), "")
 
+    def test_abort_with_many_new_files(self):
+        """More of them than can be brought back while everybody is frozen, though
+        they are few bytes; a successor begins with them again."""
+        bed.fill(self.disk, mb=5, files=60)
+        self.start("--cutover=wait", "--wait")
+        self.writers(by_path=1, held=2, shared=1)
+        made = self.disk / "made"
+        made.mkdir()
+        for n in range(bed.sized(4000, 400)):
+            (made / str(n)).write_bytes(b"new %d" % n)
+        before = bed.tree(made)
+        self.livemv("abort", self.disk)
+        os.kill(self.status()["worker_pid"], signal.SIGKILL)
+        bed.poll(lambda: f"the abort ends: {self.status()}", lambda: self.listed() == [], 60)
+        self.assert_nothing_lost(self.stop_writers())
+        self.assertNotEqual(os.stat(self.disk).st_dev, os.stat(self.nas).st_dev)
+        self.assertEqual(bed.difference(before, bed.tree(made)), "")
+
     def test_abort_typed_right_after_start(self):
         """The re-anchorer has said that it is done, and has not ended yet."""
         bed.fill(self.disk, mb=5, files=60)

@@ -285,7 +285,7 @@ Status SimWorker::CommitSource() {
   core::MutexLock lock(back_mu_);
   if (!passthrough->Direct().empty())
     return core::Fail(core::ErrorCode::kConflict, "files are direct");
-  TRY(back->Finish());
+  TRY(back->Finish(-1));
   return fs->SetServing(Serving::kSourceOnly);
 }
 

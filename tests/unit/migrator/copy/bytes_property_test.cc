@@ -485,7 +485,7 @@ class Life {
         return;
       while (!ghosts_.empty() || bed_.worker->writer.Hanging() != 0)
         Land();
-      auto finished = bed_.worker->back.Finish();
+      auto finished = bed_.worker->back.Finish(-1);
       ASSERT_TRUE(finished.has_value()) << finished.error().ToString();
       Same(bed_.OnSource("f"), "source");
       return;

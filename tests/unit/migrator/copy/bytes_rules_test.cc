@@ -461,7 +461,7 @@ TEST_F(BytesRules, R5GrowthThatIsWrittenWhileBroughtBackIsBroughtBackAgain) {
          [&] { ASSERT_TRUE(bed.Write(id, 6, "xyz").has_value()); });
   ASSERT_TRUE(bed.worker->back.Step().has_value());
   EXPECT_EQ(bed.worker->table.Get(id)->facts.map.local_end(), 5u);
-  ASSERT_TRUE(bed.worker->back.Finish().has_value());
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
   EXPECT_EQ(bed.worker->table.Get(id)->facts.map.local_end(), 10u);
   EXPECT_EQ(bed.OnSource("f"), "localGxyzN");
 }
@@ -473,8 +473,135 @@ TEST_F(BytesRules, AFileThatGrowsAfterTheListWasMadeIsBroughtBack) {
   ASSERT_TRUE(*bed.worker->back.Step());
   state::FileId late = bed.Create("late");
   ASSERT_TRUE(bed.Write(late, 0, "not in the list").has_value());
-  ASSERT_TRUE(bed.worker->back.Finish().has_value());
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
   EXPECT_EQ(bed.OnSource("late"), "not in the list");
+}
+
+// The pause of an abort: what it costs does not depend on the size of the tree.
+TEST_F(BytesRules, TheEndOfAnAbortAsksNothingOfFilesThatAreAlike) {
+  for (const bool resumed : {false, true}) {
+    std::vector<size_t> asked;
+    for (const int files : {10, 200}) {
+      BytesBed own;
+      for (int i = 0; i < files; i++)
+        own.MakeSource("f" + std::to_string(i), "some bytes");
+      own.Start();
+      for (int i = 0; i < files; i++)
+        own.worker->engine.Enqueue(own.Id("f" + std::to_string(i)));
+      own.Settle();
+      for (int i = 0; i < files; i++) {
+        state::FileId made = own.Create("n" + std::to_string(i));
+        ASSERT_TRUE(own.Write(made, 0, "new bytes").has_value());
+      }
+      if (resumed) {
+        own.Kill();
+        own.Start();
+      }
+      own.worker->data.SetServing(fusefs::Serving::kAborting);
+      while (*own.worker->back.Step()) {
+      }
+      EXPECT_TRUE(own.worker->back.Looked());
+      ASSERT_TRUE(own.Write(own.Id("n7"), 9, " and more").has_value());
+      // A large tree has more files than are kept open.
+      for (state::FileId known : own.worker->table.KnownFiles())
+        own.worker->source.Drop(known);
+      size_t calls = 0;
+      own.sys.on_call = [&](const FakeSyscalls::Call&) {
+        calls++;
+        return 0;
+      };
+      ASSERT_TRUE(own.worker->back.Finish(-1).has_value());
+      own.sys.on_call = nullptr;
+      asked.push_back(calls);
+      EXPECT_EQ(own.OnSource("n7"), "new bytes and more");
+      EXPECT_EQ(own.OnSource("f7"), "some bytes");
+    }
+    EXPECT_EQ(asked[0], asked[1]) << resumed;
+  }
+}
+
+TEST_F(BytesRules, ManySmallFilesAreBroughtBackWithFewSyncs) {
+  Begin("local");
+  constexpr uint64_t kFiles = 200;
+  for (uint64_t i = 0; i < kFiles; i++) {
+    state::FileId made = bed.Create("n" + std::to_string(i));
+    ASSERT_TRUE(bed.Write(made, 0, "new bytes").has_value());
+  }
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  EXPECT_EQ(bed.worker->back.WhatTheSourceLacks()->files, kFiles);
+  size_t syncs = 0;
+  bed.sys.on_call = [&](const FakeSyscalls::Call& call) {
+    syncs += call.fs == bed.source_fs &&
+             std::string_view(call.name).contains("Sync");
+    return 0;
+  };
+  while (*bed.worker->back.Step()) {
+  }
+  bed.sys.on_call = nullptr;
+  EXPECT_LE(syncs, 4u);
+  EXPECT_EQ(bed.worker->back.WhatTheSourceLacks()->files, 0u);
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  for (uint64_t i = 0; i < kFiles; i++)
+    EXPECT_EQ(bed.OnSource("n" + std::to_string(i)), "new bytes");
+}
+
+// Nobody is kept frozen for what is left.
+TEST_F(BytesRules, TheEndOfAnAbortGivesUpAtItsDeadline) {
+  Begin("local");
+  for (int i = 0; i < 2000; i++) {
+    state::FileId made = bed.Create("n" + std::to_string(i));
+    ASSERT_TRUE(bed.Write(made, 0, "new bytes").has_value());
+  }
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  auto finished = bed.worker->back.Finish(bed.sys.MonotonicNs());
+  ASSERT_FALSE(finished.has_value());
+  EXPECT_EQ(finished.error().code, core::ErrorCode::kTimeout);
+  EXPECT_GT(bed.worker->back.WhatTheSourceLacks()->files, 0u);
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_EQ(bed.OnSource("n1999"), "new bytes");
+}
+
+// A truncate that the source refuses is done by the journal's word.
+TEST_F(BytesRules, WhatTheSourceKeepsOfATruncatedFileIsNotShownByAnAbort) {
+  Begin("bytes of the source");
+  ASSERT_TRUE(bed.Write(id, 19, " and more").has_value());
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  while (*bed.worker->back.Step()) {
+  }
+  bed.sys.on_call = [&](const FakeSyscalls::Call& call) {
+    return call.fs == bed.source_fs &&
+                   std::string_view(call.name) == "FTruncate"
+               ? EIO
+               : 0;
+  };
+  ASSERT_TRUE(bed.worker->data.Truncate(id, 5, false).has_value());
+  bed.sys.on_call = nullptr;
+  ASSERT_TRUE(bed.worker->cutter.Step());
+  EXPECT_EQ(bed.OnSource("f"), "bytes of the source and more");
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_EQ(bed.OnSource("f"), "bytes");
+}
+
+// Each file's piece stands for itself: one whose writer comes in between is
+// brought back again, the others are done.
+TEST_F(BytesRules, APieceThatIsWrittenIsNotClaimedWithTheOthersOfItsSync) {
+  Begin("local");
+  std::vector<state::FileId> made;
+  for (int i = 0; i < 10; i++) {
+    made.push_back(bed.Create("n" + std::to_string(i)));
+    ASSERT_TRUE(bed.Write(made.back(), 0, "new bytes").has_value());
+  }
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  Before("SyncFs", bed.source_fs, [&] {
+    ASSERT_TRUE(bed.Write(made[4], 0, "NEW").has_value());
+  });
+  ASSERT_TRUE(*bed.worker->back.Step());
+  for (size_t i = 0; i < made.size(); i++)
+    EXPECT_EQ(bed.worker->table.Get(made[i])->facts.map.local_end(),
+              i == 4 ? 0u : 9u);
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_EQ(bed.OnSource("n4"), "NEW bytes");
+  EXPECT_EQ(bed.OnSource("n5"), "new bytes");
 }
 
 TEST_F(BytesRules, AFileThatTheSourceLostIsNotBroughtBack) {
@@ -487,14 +614,14 @@ TEST_F(BytesRules, AFileThatTheSourceLostIsNotBroughtBack) {
   }
   bed.Start();
   bed.worker->data.SetServing(fusefs::Serving::kAborting);
-  EXPECT_EQ(*bed.worker->back.BytesToBringBack(), 0u);
-  EXPECT_TRUE(bed.worker->back.Finish().has_value());
+  EXPECT_EQ(bed.worker->back.WhatTheSourceLacks()->bytes, 0u);
+  EXPECT_TRUE(bed.worker->back.Finish(-1).has_value());
 }
 
-TEST_F(BytesRules, BytesToBringBackCountsGrowth) {
+TEST_F(BytesRules, WhatTheSourceLacksCountsGrowth) {
   Begin("local");
   ASSERT_TRUE(bed.Write(id, 5, Bytes(1000, 'g')).has_value());
-  EXPECT_EQ(*bed.worker->back.BytesToBringBack(), 1000u);
+  EXPECT_EQ(bed.worker->back.WhatTheSourceLacks()->bytes, 1000u);
 }
 
 TEST_F(BytesRules, BringingBackKeepsTheTimesOfTheLastWrite) {
@@ -504,7 +631,7 @@ TEST_F(BytesRules, BringingBackKeepsTheTimesOfTheLastWrite) {
   auto before = bed.sys.StatAt((*fd)->Get(), "", STATX_BASIC_STATS);
   bed.sys.AdvanceClock(5'000'000'000);
   bed.worker->data.SetServing(fusefs::Serving::kAborting);
-  ASSERT_TRUE(bed.worker->back.Finish().has_value());
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
   auto after = bed.sys.StatAt((*fd)->Get(), "", STATX_BASIC_STATS);
   EXPECT_EQ(before->stx_mtime.tv_sec, after->stx_mtime.tv_sec);
   EXPECT_EQ(before->stx_mtime.tv_nsec, after->stx_mtime.tv_nsec);
@@ -791,7 +918,7 @@ TEST_F(BytesRules, BringingBytesBackTakesNoCapabilityAway) {
   bed.worker->data.SetServing(fusefs::Serving::kAborting);
   for (core::Result<bool> did = true; *did; did = bed.worker->back.Step())
     ASSERT_TRUE(did.has_value());
-  ASSERT_TRUE(bed.worker->back.Finish().has_value());
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
   EXPECT_EQ(bed.OnSource("f"), "local and more");
   auto kept = bed.sys.GetXattr((*fd)->Get(), "security.capability");
   ASSERT_TRUE(kept.has_value()) << kept.error().ToString();

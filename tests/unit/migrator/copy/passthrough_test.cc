@@ -388,7 +388,7 @@ TEST_F(PassthroughTest, AnAbortSeesEverythingOnceAllAreReopened) {
   EXPECT_THAT(ids.open, testing::IsEmpty());
   EXPECT_EQ(passthrough->NumberOf(f), f | state::kAliasBit);
   ASSERT_TRUE(bed.Write(f, 8, "?"));
-  ASSERT_TRUE(bed.worker->back.Finish());
+  ASSERT_TRUE(bed.worker->back.Finish(-1));
   EXPECT_EQ(bed.OnSource("new"), "unseen+!?");
   // And its successor knows the number.
   bed.Kill();
