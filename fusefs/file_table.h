@@ -264,7 +264,7 @@ class FileTable {
     core::Mutex mu;
     // All guarded by mu. A settled file has a slot only while it is open.
     std::unordered_map<FileId, Slot> slots;
-    core::CompactMap<uint64_t, 4> settled;
+    core::CompactMap<uint64_t, 2> settled;
     // At least those of every settled file.
     state::Seq settled_seq = 0;
     uint64_t settled_clock = 1;

@@ -49,7 +49,27 @@ void RunAgainstAMap() {
 
 TEST(CompactMap, IsAMapInFewPartsAndInMany) {
   RunAgainstAMap<1>();
-  RunAgainstAMap<10>();
+  RunAgainstAMap<8>();
+}
+
+// Grows from the heap into pages and back.
+TEST(CompactMap, HoldsManyAndGivesThemUp) {
+  CompactMap<uint64_t, 1> map;
+  constexpr uint64_t kMany = 20'000;
+  for (uint64_t key = 0; key < kMany; key++)
+    map.Put(key * 7919, key);
+  for (uint64_t key = 0; key < kMany; key++) {
+    ASSERT_NE(map.Find(key * 7919), nullptr);
+    ASSERT_EQ(*map.Find(key * 7919), key);
+  }
+  for (uint64_t key = 0; key < kMany; key++) {
+    ASSERT_TRUE(map.Erase(key * 7919));
+    ASSERT_FALSE(map.Contains(key * 7919));
+    if (key + 1 < kMany) {
+      ASSERT_EQ(*map.Find((key + 1) * 7919), key + 1);
+    }
+  }
+  EXPECT_TRUE(map.Empty());
 }
 
 }  // namespace
