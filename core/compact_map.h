@@ -21,7 +21,6 @@
 #include <cstring>
 #include <new>
 #include <type_traits>
-#include <utility>
 
 namespace livemv::core {
 

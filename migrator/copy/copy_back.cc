@@ -337,7 +337,6 @@ Result<std::optional<CopyBack::Piece>> CopyBack::BeginPiece(FileRef file) {
     r.back_range = piece.range;
     r.back_moved = false;
   }
-  ledger_->table()->SetUntrimmed(r.id, true);
   piece.file = std::move(file);
   return piece;
 }
@@ -347,6 +346,9 @@ Status CopyBack::EndPiece(Piece& piece) {
   const uint64_t end = piece.range.end;
   Status copied = piece.copied;
   MutexLock writes(r.write_mu);
+  // Until it is claimed; a truncate that came in between has cut what was there
+  // then, and the piece was written on.
+  ledger_->table()->SetUntrimmed(r.id, true);
   bool still;
   {
     MutexLock lock(r.mu);

@@ -582,6 +582,20 @@ TEST_F(BytesRules, WhatTheSourceKeepsOfATruncatedFileIsNotShownByAnAbort) {
   EXPECT_EQ(bed.OnSource("f"), "bytes");
 }
 
+// The piece is written on behind the truncate.
+TEST_F(BytesRules, AFileThatIsTruncatedWhileItIsBroughtBackEndsThere) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "GROWN").has_value());
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  Before("PWrite", bed.source_fs, [&] {
+    ASSERT_TRUE(bed.worker->data.Truncate(id, 3, false).has_value());
+  });
+  ASSERT_TRUE(*bed.worker->back.Step());
+  ASSERT_TRUE(bed.worker->cutter.Step());
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_EQ(bed.OnSource("f"), "loc");
+}
+
 // Each file's piece stands for itself: one whose writer comes in between is
 // brought back again, the others are done.
 TEST_F(BytesRules, APieceThatIsWrittenIsNotClaimedWithTheOthersOfItsSync) {
