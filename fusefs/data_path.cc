@@ -311,15 +311,30 @@ Status DataPath::CompleteDirect(FileRecord& r, core::Stat* stat) {
 Status DataPath::ChangeTimes(FileId id, const struct timespec times[2],
                              const std::function<Status()>& on_source) {
   FileRef r = table_->Find(id);
-  if (!r || !IsWhollyRemote(*r))
+  if (!r || (!IsWhollyRemote(*r) && serving_ != Serving::kAborting))
     return on_source();
-  // Neither becoming direct nor its end comes in between.
+  // Neither becoming direct nor its end comes in between, nor the begin or end
+  // of a piece that is brought back.
   MutexLock writes(r->write_mu);
   TRY(on_source());
+  TRY(KeepBackMtime(*r));
   if (!IsDirect(*r))
     return {};
   ASSIGN_OR_RETURN(SharedFd fd, objects_->Path(id));
   return sys_->UTimens(fd->Get(), times);
+}
+
+Status DataPath::KeepBackMtime(FileRecord& r) {
+  {
+    MutexLock lock(r.mu);
+    if (!r.back_range)
+      return {};
+  }
+  ASSIGN_OR_RETURN(SharedFd fd, source_->Path(r.id));
+  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), "", STATX_MTIME));
+  MutexLock lock(r.mu);
+  r.back_mtime = st.stx_mtime;
+  return {};
 }
 
 Status DataPath::NewFile(FileId id) {

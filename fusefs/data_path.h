@@ -102,6 +102,9 @@ class DataPath {
   FileTable* table() const { return table_; }
 
  private:
+  // So that a time that was set outlives the piece that is brought back just
+  // now; with r's write_mu held.
+  core::Status KeepBackMtime(FileRecord& r);
   class Change;  // brackets a change of bytes for the generations
 
   bool Split() const {

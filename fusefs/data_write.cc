@@ -376,9 +376,11 @@ Result<size_t> DataPath::WriteTargetAlone(FileRecord& r, uint64_t off,
       back = r.remote_back;
     }
     if (back) {
+      // The source never reaches past its local end.
+      const size_t below = std::min<uint64_t>(done, local_end - off);
       int refused = 0;
-      auto n = WriteSource(r, off, data.first(done), &refused);
-      back_failed = !n || *n < done;
+      auto n = WriteSource(r, off, data.first(below), &refused);
+      back_failed = !n || *n < below;
     }
   }
   MutexLock lock(r.mu);

@@ -382,54 +382,53 @@ void FileTable::WakeCutter() {
   cut_owed_.NotifyAll();
 }
 
-template <class Wanted>
-std::vector<FileId> FileTable::IdsOf(const Wanted& wanted) {
+template <class WantedSlot, class WantedSettled>
+std::vector<FileId> FileTable::IdsOf(const WantedSlot& slot_wanted,
+                                     const WantedSettled& settled_wanted) {
   std::vector<FileId> out;
   for (Shard& shard : shards_) {
+    // Both at once: a file goes from one to the other at any time.
     core::MutexLock lock(shard.mu);
     for (const auto& [id, slot] : shard.slots)
-      if (wanted(slot))
+      if (slot_wanted(slot))
         out.push_back(id);
-  }
-  return out;
-}
-
-std::vector<FileId> FileTable::KnownFiles() {
-  std::vector<FileId> out = UnsettledFiles();
-  for (Shard& shard : shards_) {
-    core::MutexLock lock(shard.mu);
-    shard.settled.ForEach([&](FileId id, uint64_t) { out.push_back(id); });
-  }
-  return out;
-}
-
-std::vector<FileId> FileTable::UnsettledFiles() {
-  return IdsOf([](const Slot& s) { return s.live != nullptr || s.packed; });
-}
-
-std::vector<FileId> FileTable::FilesThatMayBeAhead() {
-  std::vector<FileId> out = IdsOf([](const Slot& s) {
-    return s.live != nullptr ||
-           (s.packed && (!s.packed->size_known ||
-                         s.packed->size != s.packed->map.local_end() ||
-                         s.packed->map.RemoteBytes() != 0));
-  });
-  for (Shard& shard : shards_) {
-    core::MutexLock lock(shard.mu);
     shard.settled.ForEach([&](FileId id, uint64_t settled) {
-      if ((settled & kSizeKnown) == 0)
+      if (settled_wanted(settled))
         out.push_back(id);
     });
   }
   return out;
 }
 
+std::vector<FileId> FileTable::KnownFiles() {
+  return IdsOf([](const Slot& s) { return s.live != nullptr || s.packed; },
+               [](uint64_t) { return true; });
+}
+
+std::vector<FileId> FileTable::UnsettledFiles() {
+  return IdsOf([](const Slot& s) { return s.live != nullptr || s.packed; },
+               [](uint64_t) { return false; });
+}
+
+std::vector<FileId> FileTable::FilesThatMayBeAhead() {
+  return IdsOf(
+      [](const Slot& s) {
+        return s.live != nullptr ||
+               (s.packed && (!s.packed->size_known ||
+                             s.packed->size != s.packed->map.local_end() ||
+                             s.packed->map.RemoteBytes() != 0));
+      },
+      [](uint64_t settled) { return (settled & kSizeKnown) == 0; });
+}
+
 std::vector<FileId> FileTable::OpenIds() {
-  return IdsOf([](const Slot& s) { return s.open != 0; });
+  return IdsOf([](const Slot& s) { return s.open != 0; },
+               [](uint64_t) { return false; });
 }
 
 std::vector<FileId> FileTable::LiveFiles() {
-  return IdsOf([](const Slot& s) { return s.live != nullptr; });
+  return IdsOf([](const Slot& s) { return s.live != nullptr; },
+               [](uint64_t) { return false; });
 }
 
 void FileTable::Account(FileRecord* r) {

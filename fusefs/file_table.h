@@ -13,6 +13,8 @@
 // members say which mutex guards them. Lock order: FileRecord::write_mu, then
 // FileRecord::mu, then the table's own (inside its methods).
 
+#include <sys/stat.h>
+
 #include <array>
 #include <cstdint>
 #include <map>
@@ -137,6 +139,9 @@ struct FileRecord {
   // Abort: the piece that is being brought back, and whether it was written.
   std::optional<ByteRange> back_range;
   bool back_moved = false;
+  // The modification time that somebody set meanwhile: writing the piece on
+  // moves the source's.
+  std::optional<struct statx_timestamp> back_mtime;
   bool remote_back = false;  // remote bytes were brought back and still are
   // One fsync of the object at a time: the kernel tells an error once, and
   // its consequences must be drawn before anybody else's fsync succeeds.
@@ -270,9 +275,10 @@ class FileTable {
     uint64_t settled_clock = 1;
   };
   static constexpr size_t kShards = 64;
-  // Of the slots that are wanted.
-  template <class Wanted>
-  std::vector<FileId> IdsOf(const Wanted& wanted);
+  // Of the slots and of the settled files that are wanted.
+  template <class WantedSlot, class WantedSettled>
+  std::vector<FileId> IdsOf(const WantedSlot& slot_wanted,
+                            const WantedSettled& settled_wanted);
   Shard& ShardOf(FileId id) {
     return shards_[(id * 0x9E3779B97F4A7C15ull) >> 58];
   }

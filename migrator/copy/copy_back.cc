@@ -1,5 +1,6 @@
 #include "migrator/copy/copy_back.h"
 
+#include <fcntl.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -28,7 +29,7 @@ constexpr char kCapability[] = "security.capability";
 constexpr int kFilesPerLook = 64;
 // Brought back with one sync of the source.
 constexpr size_t kPiecesPerSync = 256;
-constexpr uint64_t kBytesPerSync = 64ull << 20;
+constexpr uint64_t kBytesPerSync = 8ull << 20;
 
 }  // namespace
 
@@ -54,13 +55,22 @@ Result<CopyBack::Lack> CopyBack::WhatTheSourceLacks() {
         continue;
       TRY(ledger_->Load(*r));
     }
-    MutexLock lock(r->mu);
-    const uint64_t end = r->facts.map.local_end();
-    uint64_t bytes = r->remote_back ? 0 : r->facts.map.RemoteBytes();
-    if (r->facts.size > end)
-      bytes += r->facts.size - end;
+    uint64_t bytes = 0;
+    {
+      MutexLock lock(r->mu);
+      const uint64_t end = r->facts.map.local_end();
+      if (!r->remote_back)
+        bytes = r->facts.map.RemoteBytes();
+      if (r->facts.size > end)
+        bytes += r->facts.size - end;
+    }
+    if (bytes == 0)
+      continue;
+    ASSIGN_OR_RETURN(bool gone, IsGone(id));
+    if (gone)
+      continue;
     lack.bytes += bytes;
-    lack.files += bytes != 0;
+    lack.files++;
   }
   return lack;
 }
@@ -130,6 +140,11 @@ Status CopyBack::List() {
 }
 
 Result<bool> CopyBack::Step() {
+  if (!source_root_) {
+    ASSIGN_OR_RETURN(source_root_,
+                     sys_->OpenAt(ledger_->source()->RootFd(), ".",
+                                  O_RDONLY | O_DIRECTORY));
+  }
   if (!std::exchange(looking_, true)) {
     const auto known = ledger_->table()->KnownFiles();
     to_look_at_.assign(known.begin(), known.end());
@@ -210,7 +225,7 @@ Status CopyBack::SyncPieces(std::vector<Piece>& pieces) {
   if (pieces.empty() || !ledger_->switches().back_synced)
     return {};
   if (pieces.size() > 1)
-    return sys_->SyncFs(ledger_->source()->RootFd());
+    return SyncWholeSource();
   return SyncSource(*pieces.front().file);
 }
 
@@ -253,6 +268,13 @@ Status CopyBack::SyncSource(fusefs::FileRecord& r) {
     return {};
   ASSIGN_OR_RETURN(SharedFd fd, ledger_->source()->Data(r.id));
   return sys_->FSync(fd->Get());
+}
+
+Status CopyBack::SyncWholeSource() {
+  Status synced = sys_->SyncFs(source_root_.Get());
+  if (!synced)
+    return core::Fail(std::move(synced).error().With("source"));
+  return {};
 }
 
 Result<CopyBack::Beside> CopyBack::LookAtSource(fusefs::FileRecord& r) {
@@ -353,6 +375,8 @@ Status CopyBack::EndPiece(Piece& piece) {
   {
     MutexLock lock(r.mu);
     still = !r.back_moved || !ledger_->switches().back_generation;
+    if (auto set = std::exchange(r.back_mtime, std::nullopt))
+      piece.before.stat.stx_mtime = *set;
   }
   if (copied && still) {
     // A hole at the end counts as well: the source is as long as its part.
@@ -431,9 +455,7 @@ Status CopyBack::Finish(int64_t deadline_ns) {
     MutexLock writes(r->write_mu);
     TRY(TrimSource(*r));
   }
-  if (Status synced = sys_->SyncFs(ledger_->source()->RootFd()); !synced)
-    return core::Fail(std::move(synced).error().With("source"));
-  return {};
+  return SyncWholeSource();
 }
 
 }  // namespace livemv::copy

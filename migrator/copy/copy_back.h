@@ -2,8 +2,8 @@
 
 // Abort: brings the bytes that the target alone holds back to the source,
 // piece by piece, while applications go on writing. The local end follows
-// after a source fsync and a generation check; a shrink waits for the piece
-// in flight. After Finish under the closed gate everything below each file's
+// after a sync of the source and a generation check; what a piece leaves behind
+// a shrink that came meanwhile is trimmed. After Finish under the closed gate everything below each file's
 // size is the source's.
 //
 // Thread contract: one thread for Step, Run and Finish; the rest from any.
@@ -18,6 +18,7 @@
 
 #include "core/result.h"
 #include "core/sync.h"
+#include "core/unique_fd.h"
 #include "fusefs/byte_ledger.h"
 #include "migrator/copy/verifier.h"
 
@@ -92,6 +93,9 @@ class CopyBack {
   core::Status CopyRange(fusefs::FileRecord& r, uint64_t begin, uint64_t end,
                          bool skip_holes);
   core::Status SyncSource(fusefs::FileRecord& r);
+  // Of the whole source, by a descriptor of its own: the kernel tells each one
+  // once of an error in writing back, and the barrier's may have been told.
+  core::Status SyncWholeSource();
   core::Result<Beside> LookAtSource(fusefs::FileRecord& r);
   core::Status ResizeSource(fusefs::FileRecord& r, uint64_t size);
   core::Status Restore(fusefs::FileRecord& r, const Beside& before,
@@ -99,6 +103,7 @@ class CopyBack {
 
   fusefs::ByteLedger* const ledger_;
   core::Syscalls* const sys_;
+  core::UniqueFd source_root_;  // opened before anything is written there
   std::unique_ptr<char[]> buffer_;
   bool looking_ = false;
   std::deque<state::FileId> to_look_at_;

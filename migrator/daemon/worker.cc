@@ -44,7 +44,7 @@ constexpr int64_t kUnsyncedAfterNs = 2 * kSecond;
 constexpr int64_t kReopenEveryNs = 2'000'000'000;
 // Brought back in the pause of an abort rather than before it.
 constexpr uint64_t kLittleBytes = 1 << 20;
-constexpr uint64_t kFewFiles = 64;
+constexpr uint64_t kFewFiles = 256;
 // More files than this are not summed up one by one.
 constexpr size_t kMaxSummed = 200'000;
 

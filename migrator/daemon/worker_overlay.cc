@@ -276,7 +276,11 @@ Status WorkerOverlay::RevokeTarget(int64_t deadline_ns) {
 
 Status WorkerOverlay::CommitSource(int64_t deadline_ns) {
   TRY(core::FaultPoint("commit.source"));
-  std::lock_guard lock(copy_back_mu_);
+  std::unique_lock lock(copy_back_mu_, std::defer_lock);
+  if (!lock.try_lock_for(std::chrono::nanoseconds(
+          std::max<int64_t>(deadline_ns - MonotonicNs(), 0))))
+    return Fail(ErrorCode::kTimeout,
+                "a piece is still being brought back to the source");
   // By a round that was put back after it, or in an earlier life: since then
   // the source alone is written, past all that the records know of.
   if (parts_->phase->source_is_truth())
@@ -405,8 +409,10 @@ bool WorkerOverlay::ReadyToEnd() const {
 
 Result<WorkerOverlay::Left> WorkerOverlay::LeftToDo() {
   std::lock_guard lock(copy_back_mu_);
+  if (!ReadyToEnd())
+    return Left{};
   ASSIGN_OR_RETURN(copy::CopyBack::Lack lack, copy_back_.WhatTheSourceLacks());
-  return Left{lack, ReadyToEnd()};
+  return Left{lack, true};
 }
 
 Result<bool> WorkerOverlay::SweepMarks() {

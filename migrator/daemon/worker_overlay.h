@@ -62,7 +62,8 @@ class WorkerOverlay final : public cutover::OverlayControl {
                                           uint64_t target_ino);
   core::Result<cutover::FlushReport> FlushOnce(int64_t deadline_ns);
   void DropCaches();
-  // Takes the marks off some placeholders; false if none is left. Both with copy_back_mu_ held.
+  // Takes the marks off some placeholders; false if none is left. Both
+  // with copy_back_mu_ held.
   core::Result<bool> SweepMarks();
   // What is done once for each file is done.
   bool ReadyToEnd() const;
@@ -71,7 +72,7 @@ class WorkerOverlay final : public cutover::OverlayControl {
   std::future<core::Result<cutover::FlushReport>> flush_;  // valid: under way
   bool gated_ = false;
   bool private_removed_ = false;
-  std::mutex copy_back_mu_;
+  std::timed_mutex copy_back_mu_;
   copy::CopyBack copy_back_;       // guarded by copy_back_mu_
   // Made once no placeholder is marked any more. Guarded by copy_back_mu_.
   std::optional<copy::MarkSweep> mark_sweep_;

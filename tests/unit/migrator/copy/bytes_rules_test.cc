@@ -596,6 +596,53 @@ TEST_F(BytesRules, AFileThatIsTruncatedWhileItIsBroughtBackEndsThere) {
   EXPECT_EQ(bed.OnSource("f"), "loc");
 }
 
+TEST_F(BytesRules, ATimeThatIsSetWhileAFileIsBroughtBackStays) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  const struct timespec set[2] = {{0, UTIME_OMIT}, {1234, 5678}};
+  auto on_source = [&] {
+    auto fd = bed.worker->source.Path(id);
+    return bed.sys.UTimens((*fd)->Get(), set);
+  };
+  Before("PWrite", bed.source_fs, [&] {
+    ASSERT_TRUE(bed.worker->data.ChangeTimes(id, set, on_source).has_value());
+  });
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  auto fd = bed.worker->source.Path(id);
+  auto st = bed.sys.StatAt((*fd)->Get(), "", STATX_BASIC_STATS);
+  EXPECT_EQ(st->stx_mtime.tv_sec, 1234);
+  EXPECT_EQ(st->stx_mtime.tv_nsec, 5678u);
+}
+
+TEST_F(BytesRules, WhatWasDeletedIsNotLackedByTheSource) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+  EXPECT_EQ(bed.worker->back.WhatTheSourceLacks()->files, 1u);
+  core::UniqueFd root = bed.sys.OpenRoot(bed.source_fs);
+  ASSERT_TRUE(bed.sys.UnlinkAt(root.Get(), "f", 0).has_value());
+  bed.worker->source.Drop(id);
+  EXPECT_EQ(bed.worker->back.WhatTheSourceLacks()->files, 0u);
+}
+
+// The kernel tells each descriptor once of an error in writing back.
+TEST_F(BytesRules, AnAbortSyncsTheSourceByADescriptorOfItsOwn) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+  bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  size_t syncs = 0;
+  bed.sys.on_call = [&](const FakeSyscalls::Call& call) {
+    if (std::string_view(call.name) == "SyncFs" && call.fs == bed.source_fs) {
+      syncs++;
+      EXPECT_NE(call.fd, bed.worker->source.RootFd());
+    }
+    return 0;
+  };
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  bed.sys.on_call = nullptr;
+  EXPECT_EQ(syncs, 1u);
+}
+
 // Each file's piece stands for itself: one whose writer comes in between is
 // brought back again, the others are done.
 TEST_F(BytesRules, APieceThatIsWrittenIsNotClaimedWithTheOthersOfItsSync) {
