@@ -81,6 +81,16 @@ Result<bool> CopyBack::IsGone(state::FileId id) {
   return ledger_->source()->IsDead(id);
 }
 
+Result<FileRef> CopyBack::FindLiving(state::FileId id) {
+  FileRef r = ledger_->table()->Find(id);
+  if (!r)
+    return r;
+  ASSIGN_OR_RETURN(bool gone, IsGone(id));
+  if (gone)
+    r.Reset();
+  return r;
+}
+
 bool CopyBack::IsEven(const fusefs::FileRecord& r) {
   return !r.direct && r.facts.size_known &&
          r.facts.size <= r.facts.map.local_end() &&
@@ -96,11 +106,8 @@ Status CopyBack::LookAtSome() {
 }
 
 Status CopyBack::LookAt(state::FileId id) {
-  FileRef r = ledger_->table()->Find(id);
+  ASSIGN_OR_RETURN(FileRef r, FindLiving(id));
   if (!r)
-    return {};
-  ASSIGN_OR_RETURN(bool gone, IsGone(id));
-  if (gone)
     return {};
   bool pinned;
   {
@@ -180,11 +187,8 @@ Result<bool> CopyBack::StepSome() {
     const state::FileId id = files_.front();
     files_.pop_front();
     status = [&]() -> Status {
-      FileRef r = ledger_->table()->Find(id);
+      ASSIGN_OR_RETURN(FileRef r, FindLiving(id));
       if (!r)
-        return {};
-      ASSIGN_OR_RETURN(bool gone, IsGone(id));
-      if (gone)
         return {};
       files_.push_back(id);
       bool remote;
@@ -446,11 +450,8 @@ Status CopyBack::Finish(int64_t deadline_ns) {
                         "what the target alone holds");
   }
   for (state::FileId id : ledger_->table()->Untrimmed()) {
-    FileRef r = ledger_->table()->Find(id);
+    ASSIGN_OR_RETURN(FileRef r, FindLiving(id));
     if (!r)
-      continue;
-    ASSIGN_OR_RETURN(bool gone, IsGone(id));
-    if (gone)
       continue;
     MutexLock writes(r->write_mu);
     TRY(TrimSource(*r));

@@ -3,8 +3,8 @@
 // Abort: brings the bytes that the target alone holds back to the source,
 // piece by piece, while applications go on writing. The local end follows
 // after a sync of the source and a generation check; what a piece leaves behind
-// a shrink that came meanwhile is trimmed. After Finish under the closed gate everything below each file's
-// size is the source's.
+// a shrink that came meanwhile is trimmed. After Finish under the closed gate
+// everything below each file's size is the source's.
 //
 // Thread contract: one thread for Step, Run and Finish; the rest from any.
 
@@ -64,6 +64,8 @@ class CopyBack {
   // The source has no inode any more that anything could be brought back to
   // (deleted, or its creation went with a power cut).
   core::Result<bool> IsGone(state::FileId id);
+  // Null if the table does not know id, or if it is gone.
+  core::Result<fusefs::FileRef> FindLiving(state::FileId id);
   // What writing to the source's file changes beside its bytes.
   struct Beside {
     core::Stat stat{};
