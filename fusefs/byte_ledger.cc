@@ -41,6 +41,26 @@ Status ByteLedger::Forget(FileId id) {
   return {};
 }
 
+Status ByteLedger::NothingToPutBack(FileRecord& r) {
+  MutexLock lock(r.mu);
+  return r.put_back ? PutBackDoneLocked(r) : Status{};
+}
+
+Status ByteLedger::ToPutBackLocked(FileRecord& r, state::PutBackFact fact) {
+  TRY(AppendLocked(r, fact));
+  r.put_back = std::move(fact);
+  r.put_back_done = false;
+  table_->SetToPutBack(r.id, true);
+  return {};
+}
+
+Status ByteLedger::PutBackDoneLocked(FileRecord& r) {
+  TRY(AppendLocked(r, state::PutBackDoneFact{r.id}));
+  r.put_back.reset();
+  table_->SetToPutBack(r.id, false);
+  return {};
+}
+
 bool ByteLedger::OverlapsAny(const std::vector<ByteRange>& ranges,
                              uint64_t begin, uint64_t end) {
   return std::any_of(ranges.begin(), ranges.end(), [&](const ByteRange& r) {

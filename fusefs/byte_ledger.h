@@ -135,6 +135,13 @@ class ByteLedger {
   core::Result<uint64_t> ClaimLocked(FileRecord& r,
                                      std::span<const uint64_t> chunks);
 
+  // Abort: an application is about to change r itself, so its source's time
+  // and capability are no longer what bringing bytes back has to restore.
+  core::Status NothingToPutBack(FileRecord& r);
+  // Says what is to be put back from now on instead.
+  core::Status ToPutBackLocked(FileRecord& r, state::PutBackFact fact);
+  core::Status PutBackDoneLocked(FileRecord& r);
+
   // A write to the source has returned.
   void SourceWrittenLocked(FileRecord& r);
   // Around a syncfs of the source: what was written before Begin is durable

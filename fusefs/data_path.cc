@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/log.h"
+#include "fusefs/capability.h"
 
 namespace livemv::fusefs {
 
@@ -88,7 +89,7 @@ Status DataPath::KillSuidGid(const SharedFd& fd) {
     drop |= S_ISGID;
   if (drop != 0)
     TRY(sys_->ChMod(fd->Get(), (st.stx_mode & 07777) & ~drop));
-  Status removed = sys_->RemoveXattr(fd->Get(), "security.capability");
+  Status removed = sys_->RemoveXattr(fd->Get(), kCapability);
   int err = removed ? 0 : removed.error().sys_errno;
   if (err != 0 && err != ENODATA && err != EOPNOTSUPP)
     return removed;
@@ -272,6 +273,10 @@ Status DataPath::Complete(FileId id, core::Stat* stat) {
   TRY(ledger_->Load(*r));
   MutexLock lock(r->mu);
   stat->stx_size = r->facts.size;
+  if (r->put_back) {
+    stat->stx_mtime.tv_sec = static_cast<int64_t>(r->put_back->mtime_sec);
+    stat->stx_mtime.tv_nsec = r->put_back->mtime_nsec;
+  }
   if (!r->facts.pinned)
     return {};
   // What the target alone holds counts as data: asking the object for its
@@ -308,33 +313,53 @@ Status DataPath::CompleteDirect(FileRecord& r, core::Stat* stat) {
   return {};
 }
 
-Status DataPath::ChangeTimes(FileId id, const struct timespec times[2],
+Status DataPath::ChangeAttrs(FileId id, const struct timespec* times,
+                             bool capability,
                              const std::function<Status()>& on_source) {
+  if (times == nullptr && !capability)
+    return on_source();
   FileRef r = table_->Find(id);
-  if (!r || (!IsWhollyRemote(*r) && serving_ != Serving::kAborting))
+  if (!r || (serving_ != Serving::kAborting &&
+             (times == nullptr || !IsWhollyRemote(*r))))
     return on_source();
   // Neither becoming direct nor its end comes in between, nor the begin or end
   // of a piece that is brought back.
   MutexLock writes(r->write_mu);
   TRY(on_source());
-  TRY(KeepBackMtime(*r));
-  if (!IsDirect(*r))
+  TRY(KeepChanged(*r, times != nullptr && times[1].tv_nsec != UTIME_OMIT,
+                  capability));
+  if (times == nullptr || !IsDirect(*r))
     return {};
   ASSIGN_OR_RETURN(SharedFd fd, objects_->Path(id));
   return sys_->UTimens(fd->Get(), times);
 }
 
-Status DataPath::KeepBackMtime(FileRecord& r) {
+Status DataPath::KeepChanged(FileRecord& r, bool mtime, bool capability) {
+  state::PutBackFact fact;
   {
     MutexLock lock(r.mu);
-    if (!r.back_range)
+    if (!r.put_back)
       return {};
+    fact = *r.put_back;
   }
   ASSIGN_OR_RETURN(SharedFd fd, source_->Path(r.id));
-  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), "", STATX_MTIME));
+  if (mtime) {
+    ASSIGN_OR_RETURN(core::Stat st,
+                     sys_->StatAt(fd->Get(), "", STATX_MTIME));
+    fact.mtime_sec = static_cast<uint64_t>(st.stx_mtime.tv_sec);
+    fact.mtime_nsec = st.stx_mtime.tv_nsec;
+  }
+  if (capability) {
+    ASSIGN_OR_RETURN(fact.capability, CapabilityOf(sys_, fd->Get()));
+  }
   MutexLock lock(r.mu);
-  r.back_mtime = st.stx_mtime;
-  return {};
+  return ledger_->ToPutBackLocked(r, std::move(fact));
+}
+
+Status DataPath::BeforeChange(FileRecord& r) {
+  if (serving_ != Serving::kAborting)
+    return {};
+  return ledger_->NothingToPutBack(r);
 }
 
 Status DataPath::NewFile(FileId id) {

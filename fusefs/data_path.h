@@ -85,9 +85,12 @@ class DataPath {
 
   // Size and times are the target's to say.
   bool IsDirect(FileId id);
-  // Explicit times of a file: on_source sets them there, and a direct file's
-  // object gets them too.
-  core::Status ChangeTimes(FileId id, const struct timespec times[2],
+  // on_source gives the source's inode other attributes. A direct file's object
+  // gets the times too. What is changed so outlives a piece that is brought
+  // back just now: the modification time, and with capability set (an owner, the
+  // attribute itself) the capability.
+  core::Status ChangeAttrs(FileId id, const struct timespec* times,
+                           bool capability,
                            const std::function<core::Status()>& on_source);
 
   // A file was created on the source as a placeholder: its local end is 0.
@@ -102,9 +105,11 @@ class DataPath {
   FileTable* table() const { return table_; }
 
  private:
-  // So that a time that was set outlives the piece that is brought back just
-  // now; with r's write_mu held.
-  core::Status KeepBackMtime(FileRecord& r);
+  // What is to be put back becomes in part what the source has now; with r's
+  // write_mu held.
+  core::Status KeepChanged(FileRecord& r, bool mtime, bool capability);
+  // With write_mu held, before an application's change of bytes or size.
+  core::Status BeforeChange(FileRecord& r);
   class Change;  // brackets a change of bytes for the generations
 
   bool Split() const {

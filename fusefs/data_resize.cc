@@ -28,6 +28,7 @@ Status DataPath::Truncate(FileId id, uint64_t size, bool kill_suidgid) {
   ASSIGN_OR_RETURN(FileRef r, Loaded(id));
   Touching touching(this, id);
   MutexLock writes(r->write_mu);
+  TRY(BeforeChange(*r));
   if (kill_suidgid) {
     ASSIGN_OR_RETURN(SharedFd fd, source_->Path(id));
     TRY(KillSuidGid(fd));
@@ -186,6 +187,7 @@ Status DataPath::FAllocate(FileId id, int mode, uint64_t off, uint64_t len) {
   ASSIGN_OR_RETURN(FileRef r, Loaded(id));
   Touching touching(this, id);
   MutexLock writes(r->write_mu);
+  TRY(BeforeChange(*r));
   return AllocateSplit(*r, mode, off, len);
 }
 

@@ -61,6 +61,7 @@ Result<size_t> DataPath::Write(FileId id, uint64_t off,
   ASSIGN_OR_RETURN(FileRef r, Loaded(id));
   Touching touching(this, id);
   MutexLock writes(r->write_mu);
+  TRY(BeforeChange(*r));
   if (kill_suidgid) {
     ASSIGN_OR_RETURN(SharedFd fd, source_->Path(id));
     TRY(KillSuidGid(fd));

@@ -161,9 +161,13 @@ void FileTable::Adopt(const state::RecoveredState& state) {
     if (file.cut) {
       Unpack(shard, slot, id)->cut = *file.cut;
       cuts_.insert(id);
-    } else if (!slot.packed) {
-      shard.slots.erase(id);
     }
+    if (file.put_back) {
+      Unpack(shard, slot, id)->put_back = file.put_back;
+      to_put_back_.insert(id);
+    }
+    if (slot.live == nullptr && !slot.packed)
+      shard.slots.erase(id);
   }
 }
 
@@ -225,7 +229,8 @@ FileRef FileTable::Find(FileId id) {
 bool FileTable::Packable(const FileRecord& r) {
   return !r.cut && !r.gens.AnyInFlight() && r.provisional.empty() &&
          r.urgent.empty() && r.copier_writes.empty() && r.given_up.empty() &&
-         r.becoming_remote.empty() && !r.back_range && !r.remote_back &&
+         r.becoming_remote.empty() && !r.back_range && !r.put_back &&
+         !r.remote_back &&
          r.fsync_error == 0 && r.flush_error == 0 && r.late_syncs == 0 &&
          !r.direct;
 }
@@ -286,6 +291,7 @@ void FileTable::DropSets(FileId id) {
   cuts_.erase(id);
   grown_.erase(id);
   untrimmed_.erase(id);
+  to_put_back_.erase(id);
 }
 
 void FileTable::Opened(FileId id) {
@@ -347,6 +353,14 @@ void FileTable::SetUntrimmed(FileId id, bool untrimmed) {
     untrimmed_.erase(id);
 }
 
+void FileTable::SetToPutBack(FileId id, bool put_back) {
+  core::MutexLock lock(mu_);
+  if (put_back)
+    to_put_back_.insert(id);
+  else
+    to_put_back_.erase(id);
+}
+
 std::vector<FileId> FileTable::HotFiles() {
   core::MutexLock lock(mu_);
   return {hot_.begin(), hot_.end()};
@@ -360,6 +374,11 @@ std::vector<FileId> FileTable::CutsOwed() {
 std::vector<FileId> FileTable::Untrimmed() {
   core::MutexLock lock(mu_);
   return {untrimmed_.begin(), untrimmed_.end()};
+}
+
+std::vector<FileId> FileTable::ToPutBack() {
+  core::MutexLock lock(mu_);
+  return {to_put_back_.begin(), to_put_back_.end()};
 }
 
 std::vector<FileId> FileTable::TakeGrown() {

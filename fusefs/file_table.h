@@ -139,9 +139,11 @@ struct FileRecord {
   // Abort: the piece that is being brought back, and whether it was written.
   std::optional<ByteRange> back_range;
   bool back_moved = false;
-  // The modification time that somebody set meanwhile: writing the piece on
-  // moves the source's.
-  std::optional<struct statx_timestamp> back_mtime;
+  // What the source is to have again, and is said to have, although bytes are
+  // being brought back to it; until that is so durably (put_back_done and a
+  // sync) or an application changes it. In the table's set likewise.
+  std::optional<state::PutBackFact> put_back;
+  bool put_back_done = false;
   bool remote_back = false;  // remote bytes were brought back and still are
   // One fsync of the object at a time: the kernel tells an error once, and
   // its consequences must be drawn before anybody else's fsync succeeds.
@@ -235,9 +237,11 @@ class FileTable {
   // The source may be longer than the local end: nobody reads that, but an
   // abort must not show it.
   void SetUntrimmed(FileId id, bool untrimmed);
+  void SetToPutBack(FileId id, bool put_back);
   std::vector<FileId> HotFiles();
   std::vector<FileId> CutsOwed();
   std::vector<FileId> Untrimmed();
+  std::vector<FileId> ToPutBack();
   // Returns when a cut became owed or Wake was called since the last call, or
   // after timeout_ns (<0: never).
   void WaitForCuts(int64_t timeout_ns);
@@ -297,6 +301,7 @@ class FileTable {
   std::unordered_set<FileId> cuts_;         // guarded by mu_
   std::unordered_set<FileId> grown_;        // guarded by mu_
   std::unordered_set<FileId> untrimmed_;    // guarded by mu_
+  std::unordered_set<FileId> to_put_back_;  // guarded by mu_
   Totals totals_;                           // guarded by mu_
   core::CondVar cut_owed_;
   bool cutter_woken_ = false;  // guarded by mu_

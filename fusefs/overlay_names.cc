@@ -7,6 +7,7 @@
 
 #include "core/fault_points.h"
 #include "core/log.h"
+#include "fusefs/capability.h"
 #include "fusefs/overlay_fs.h"
 
 namespace livemv::fusefs {
@@ -55,7 +56,8 @@ core::Status OverlayFs::DropPrivileges(const Pass& pass, FileId id) {
   if (!has)
     return {};
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
-  return pass.ops().DropPrivileges(id);
+  return parts_.data->ChangeAttrs(
+      id, nullptr, true, [&] { return pass.ops().DropPrivileges(id); });
 }
 
 core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
@@ -78,11 +80,11 @@ core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
   if (change.mode || change.uid || change.gid || change.atime ||
       change.mtime) {
     ASSIGN_OR_RETURN(Redo::Change redo, Begin(pass, {Place{id, {}}}));
-    auto on_source = [&] { return pass.ops().ChangeAttrs(id, change); };
-    if (change.atime || change.mtime)
-      TRY(parts_.data->ChangeTimes(id, change.Times().data(), on_source));
-    else
-      TRY(on_source());
+    const auto times = change.Times();
+    TRY(parts_.data->ChangeAttrs(
+        id, change.atime || change.mtime ? times.data() : nullptr,
+        change.uid || change.gid,
+        [&] { return pass.ops().ChangeAttrs(id, change); }));
   }
   return GetAttrIn(pass, id);
 }
@@ -97,7 +99,7 @@ core::Result<bool> OverlayFs::OnlyAnnounces(const Pass& pass, FileId id,
   if (!takes)
     return false;
   if (caller.uid == 0)  // its writes take nothing but capabilities
-    return pass.ops().GetXattr(id, "security.capability").has_value();
+    return pass.ops().GetXattr(id, kCapability).has_value();
   ASSIGN_OR_RETURN(core::Stat st, pass.ops().GetAttr(id));
   return st.stx_uid != caller.uid;
 }
@@ -299,7 +301,9 @@ core::Status OverlayFs::SetXattr(FileId id, const char* name,
     return core::FailSys(EOPNOTSUPP, "the target stores no " +
                                          std::string(name));
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
-  return pass.ops().SetXattr(id, name, value, flags);
+  return parts_.data->ChangeAttrs(
+      id, nullptr, IsCapability(name),
+      [&] { return pass.ops().SetXattr(id, name, value, flags); });
 }
 
 core::Result<std::vector<std::string>> OverlayFs::ListXattr(FileId id) {
@@ -313,7 +317,9 @@ core::Status OverlayFs::RemoveXattr(FileId id, const char* name) {
   Pass pass(this);
   TRY(RefusePrivate(name, ENODATA));
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
-  return pass.ops().RemoveXattr(id, name);
+  return parts_.data->ChangeAttrs(
+      id, nullptr, IsCapability(name),
+      [&] { return pass.ops().RemoveXattr(id, name); });
 }
 
 }  // namespace livemv::fusefs

@@ -8,12 +8,12 @@
 #include "core/acting.h"
 #include "core/fault_points.h"
 #include "core/log.h"
+#include "fusefs/capability.h"
 
 namespace livemv::fusefs {
 namespace {
 
 constexpr char kDefaultAcl[] = "system.posix_acl_default";
-constexpr char kCapability[] = "security.capability";
 constexpr size_t kPlusEntries = 32;
 constexpr mode_t kSetIds = S_ISUID | S_ISGID;
 
@@ -83,10 +83,8 @@ core::Result<bool> TreeOps::HasPrivileges(FileId id) {
   // File capabilities matter to programs only.
   if ((st.stx_mode & 0111) == 0)
     return false;
-  auto caps = sys_->GetXattr(fd->Get(), kCapability);
-  if (!caps && !IsNoXattr(caps.error()))
-    return core::Fail(std::move(caps).error());
-  return caps.has_value();
+  ASSIGN_OR_RETURN(std::string capability, CapabilityOf(sys_, fd->Get()));
+  return !capability.empty();
 }
 
 core::Status TreeOps::DropPrivileges(FileId id) {

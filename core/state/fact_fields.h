@@ -244,6 +244,23 @@ struct FactFields<DirectFact> {
   }
 };
 
-inline constexpr uint8_t kLastFactType = 28;
+template <>
+struct FactFields<PutBackFact> {
+  static constexpr uint8_t kType = 29;
+  static constexpr std::string_view kName = "put_back";
+  static void Each(auto& v, auto& f) {
+    v.Id("id", f.id);
+    v.U64("mtime_sec", f.mtime_sec);
+    v.U32("mtime_nsec", f.mtime_nsec);
+    v.Bytes("capability", f.capability);
+  }
+};
+template <>
+struct FactFields<PutBackDoneFact> : IdFields {
+  static constexpr uint8_t kType = 30;
+  static constexpr std::string_view kName = "put_back_done";
+};
+
+inline constexpr uint8_t kLastFactType = 30;
 
 }  // namespace livemv::state

@@ -187,12 +187,29 @@ enum class Direct : uint32_t {
   kAliased = 2,
 };
 
+// Abort: bytes are being brought back to the file's source inode, which moves
+// its modification time and takes its capability away; these are to be put
+// back. Durable before the first such byte.
+struct PutBackFact {
+  FileId id;
+  uint64_t mtime_sec;  // of int64_t
+  uint32_t mtime_nsec;
+  std::string capability;  // as the attribute's value; empty: none
+  bool operator==(const PutBackFact&) const = default;
+};
+// That was done, durably, or an application has moved them itself.
+struct PutBackDoneFact {
+  FileId id;
+  bool operator==(const PutBackDoneFact&) const = default;
+};
+
 using Fact =
     std::variant<MigrationFact, SessionFact, NodeFact, LocalEndFact, BoundFact,
                  CopiedFact, WithdrawnFact, HotFact, UnhotFact, RemoteFact,
                  CutFact, CutDoneFact, ObjectSizeFact, EntryDirtyFact,
                  EntryCleanFact, AttrsDirtyFact, AttrsCleanFact, MetaHotFact,
                  MetaUnhotFact, OwedFact, OwedDoneFact, PlacedFact, DeadFact,
-                 PhaseFact, TruthFact, OptionFact, ForgottenFact, DirectFact>;
+                 PhaseFact, TruthFact, OptionFact, ForgottenFact, DirectFact,
+                 PutBackFact, PutBackDoneFact>;
 
 }  // namespace livemv::state

@@ -247,6 +247,11 @@ core::Result<JournalFile::Opened> JournalFile::Open(
   }
   if (core::Status s = sys->FSync(journal->fd_.Get()); !s)
     return Fail(std::move(s).error().With("journal " + name));
+  // A compaction that was killed between its rename and the sync of it: the
+  // name may still lead to the old file after a power cut, without what is
+  // appended here.
+  if (core::Status s = sys->FSync(journal->dir_.Get()); !s)
+    return Fail(std::move(s).error().With("directory of journal " + name));
   journal->durable_seq_ = journal->last_seq_;
   {
     core::MutexLock lock(journal->mu_);

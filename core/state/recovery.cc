@@ -134,6 +134,21 @@ class Folder {
     return {};
   }
 
+  core::Status operator()(const PutBackFact& f) {
+    if (!Dead(f.id))
+      s_.files[f.id].put_back = f;
+    return {};
+  }
+  core::Status operator()(const PutBackDoneFact& f) {
+    auto it = s_.files.find(f.id);
+    if (it == s_.files.end())
+      return {};
+    it->second.put_back.reset();
+    if (it->second == FileState{})
+      s_.files.erase(it);
+    return {};
+  }
+
   core::Status operator()(const EntryDirtyFact& f) {
     if (!Dead(f.dir))
       s_.dirty_entries[f.dir].insert(f.name);
@@ -273,6 +288,8 @@ void FactsOfFile(FileId id, const FileState& file, std::vector<Fact>* out) {
   if (file.direct != Direct::kNo)
     out->push_back(
         DirectFact{id, static_cast<uint32_t>(file.direct), file.backing});
+  if (file.put_back)
+    out->push_back(*file.put_back);
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ struct FileState {
   std::optional<uint64_t> object_size;  // as of some barrier, or cut since
   Direct direct = Direct::kNo;
   uint32_t backing = 0;  // see DirectFact
+  std::optional<PutBackFact> put_back;
   bool operator==(const FileState&) const = default;
 };
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/log.h"
+#include "fusefs/capability.h"
 #include "fusefs/target_writer.h"
 
 namespace livemv::copy {
@@ -25,7 +26,6 @@ using state::ByteMap;
 
 namespace {
 
-constexpr char kCapability[] = "security.capability";
 constexpr int kFilesPerLook = 64;
 // Brought back with one sync of the source.
 constexpr size_t kPiecesPerSync = 256;
@@ -152,7 +152,9 @@ Result<bool> CopyBack::Step() {
                      sys_->OpenAt(ledger_->source()->RootFd(), ".",
                                   O_RDONLY | O_DIRECTORY));
   }
-  if (!std::exchange(looking_, true)) {
+  if (!looking_) {
+    TRY(PutBackAll());
+    looking_ = true;
     const auto known = ledger_->table()->KnownFiles();
     to_look_at_.assign(known.begin(), known.end());
   }
@@ -210,9 +212,13 @@ Result<bool> CopyBack::StepSome() {
       return {};
     }();
   }
-  for (Piece& piece : pieces)
-    piece.copied =
-        CopyRange(*piece.file, piece.range.begin, piece.range.end, true);
+  const Status kept = SyncKept();
+  for (Piece& piece : pieces) {
+    piece.copied = kept;
+    if (kept)
+      piece.copied =
+          CopyRange(*piece.file, piece.range.begin, piece.range.end, true);
+  }
   Status synced = SyncPieces(pieces);
   // Each of them, whatever becomes of the others: their writers look at it.
   for (Piece& piece : pieces) {
@@ -275,23 +281,56 @@ Status CopyBack::SyncSource(fusefs::FileRecord& r) {
 }
 
 Status CopyBack::SyncWholeSource() {
+  std::vector<FileRef> put_back;
+  for (state::FileId id : ledger_->table()->ToPutBack()) {
+    FileRef r = ledger_->table()->Find(id);
+    if (!r)
+      continue;
+    MutexLock lock(r->mu);
+    if (r->put_back_done)
+      put_back.push_back(std::move(r));
+  }
   Status synced = sys_->SyncFs(source_root_.Get());
   if (!synced)
     return core::Fail(std::move(synced).error().With("source"));
+  for (const FileRef& r : put_back) {
+    MutexLock lock(r->mu);
+    // Neither written since, nor at it again.
+    if (r->put_back && r->put_back_done)
+      TRY(ledger_->PutBackDoneLocked(*r));
+  }
   return {};
 }
 
-Result<CopyBack::Beside> CopyBack::LookAtSource(fusefs::FileRecord& r) {
+Result<uint64_t> CopyBack::SourceSize(fusefs::FileRecord& r) {
   ASSIGN_OR_RETURN(SharedFd fd, ledger_->source()->Path(r.id));
-  Beside seen;
-  ASSIGN_OR_RETURN(seen.stat, sys_->StatAt(fd->Get(), ""));
-  auto capability = sys_->GetXattr(fd->Get(), kCapability);
-  if (capability)
-    seen.capability = std::move(*capability);
-  else if (capability.error().sys_errno != ENODATA &&
-           capability.error().sys_errno != EOPNOTSUPP)
-    return core::Fail(std::move(capability).error());
-  return seen;
+  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), "", STATX_SIZE));
+  return uint64_t{st.stx_size};
+}
+
+// Bringing bytes back is no write of the file: its time stays, and its
+// capability. What these were is written down before, since a successor would
+// find what this has made of them.
+Status CopyBack::KeepBeside(fusefs::FileRecord& r) {
+  {
+    MutexLock lock(r.mu);
+    if (r.put_back)
+      return {};
+  }
+  ASSIGN_OR_RETURN(SharedFd fd, ledger_->source()->Path(r.id));
+  ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), "", STATX_MTIME));
+  state::PutBackFact fact{r.id, static_cast<uint64_t>(st.stx_mtime.tv_sec),
+                          st.stx_mtime.tv_nsec, {}};
+  ASSIGN_OR_RETURN(fact.capability, fusefs::CapabilityOf(sys_, fd->Get()));
+  MutexLock lock(r.mu);
+  TRY(ledger_->ToPutBackLocked(r, std::move(fact)));
+  kept_seq_ = r.facts.last_seq;
+  return {};
+}
+
+Status CopyBack::SyncKept() {
+  const state::Seq seq = std::exchange(kept_seq_, 0);
+  return seq == 0 ? Status{} : ledger_->journal()->Sync(seq);
 }
 
 Status CopyBack::ResizeSource(fusefs::FileRecord& r, uint64_t size) {
@@ -299,45 +338,54 @@ Status CopyBack::ResizeSource(fusefs::FileRecord& r, uint64_t size) {
   return sys_->FTruncate(fd->Get(), size);
 }
 
-// Bringing bytes back is no write of the file: its time stays, and its
-// capabilities, which the kernel takes away with every write, even root's
-// (security/commoncap.c, cap_inode_need_killpriv). With write_mu held, so that
-// no application's write is between the check and the act.
-Status CopyBack::Restore(fusefs::FileRecord& r, const Beside& before,
-                         uint64_t since) {
+// With write_mu held, so that no application's write is between the check and
+// the act.
+Status CopyBack::PutBack(fusefs::FileRecord& r) {
+  state::PutBackFact fact;
   {
     MutexLock lock(r.mu);
-    if (r.gens.Now() != since)
-      return {};
+    if (!r.put_back)
+      return {};  // somebody has written it meanwhile
+    fact = *r.put_back;
   }
   ASSIGN_OR_RETURN(SharedFd fd, ledger_->source()->Path(r.id));
-  if (before.capability) {
-    // One that was given meanwhile is the newer one.
-    Status given = sys_->SetXattr(fd->Get(), kCapability, *before.capability,
-                                  XATTR_CREATE);
-    if (!given && given.error().sys_errno != EEXIST)
-      return given;
+  if (!fact.capability.empty())
+    TRY(sys_->SetXattr(fd->Get(), fusefs::kCapability, fact.capability, 0));
+  const struct timespec times[2] = {{0, UTIME_OMIT},
+                                    {static_cast<time_t>(fact.mtime_sec),
+                                     static_cast<long>(fact.mtime_nsec)}};
+  TRY(sys_->UTimens(fd->Get(), times));
+  MutexLock lock(r.mu);
+  r.put_back_done = true;
+  return {};
+}
+
+Status CopyBack::PutBackAll() {
+  for (state::FileId id : ledger_->table()->ToPutBack()) {
+    ASSIGN_OR_RETURN(FileRef r, FindLiving(id));
+    if (!r)
+      continue;
+    MutexLock writes(r->write_mu);
+    TRY(PutBack(*r));
   }
-  struct timespec times[2] = {
-      {0, UTIME_OMIT},
-      {before.stat.stx_mtime.tv_sec, before.stat.stx_mtime.tv_nsec}};
-  return sys_->UTimens(fd->Get(), times);
+  return {};
 }
 
 // The source may hold bytes past the local end: of a truncate that a power
 // cut took, or of a piece that was not claimed. They would show through holes.
 Status CopyBack::TrimSource(fusefs::FileRecord& r) {
-  uint64_t end, since;
+  uint64_t end;
   {
     MutexLock lock(r.mu);
     end = r.facts.map.local_end();
-    since = r.gens.Now();
   }
-  ASSIGN_OR_RETURN(Beside before, LookAtSource(r));
-  if (before.stat.stx_size == end)
+  ASSIGN_OR_RETURN(uint64_t size, SourceSize(r));
+  if (size == end)
     return {};
+  TRY(KeepBeside(r));
+  TRY(SyncKept());
   TRY(ResizeSource(r, end));
-  return Restore(r, before, since);
+  return PutBack(r);
 }
 
 Result<std::optional<CopyBack::Piece>> CopyBack::BeginPiece(FileRef file) {
@@ -355,11 +403,11 @@ Result<std::optional<CopyBack::Piece>> CopyBack::BeginPiece(FileRef file) {
     uint64_t chunk_end = (begin / state::kChunkBytes + 1) * state::kChunkBytes;
     piece.range = {begin, std::min(r.facts.size, chunk_end)};
   }
-  ASSIGN_OR_RETURN(piece.before, LookAtSource(r));
   TRY(TrimSource(r));
+  TRY(KeepBeside(r));
   {
     MutexLock lock(r.mu);
-    piece.since = r.gens.Now();
+    r.put_back_done = false;
     r.back_range = piece.range;
     r.back_moved = false;
   }
@@ -379,19 +427,17 @@ Status CopyBack::EndPiece(Piece& piece) {
   {
     MutexLock lock(r.mu);
     still = !r.back_moved || !ledger_->switches().back_generation;
-    if (auto set = std::exchange(r.back_mtime, std::nullopt))
-      piece.before.stat.stx_mtime = *set;
   }
   if (copied && still) {
     // A hole at the end counts as well: the source is as long as its part.
-    Result<Beside> now = LookAtSource(r);
-    if (!now)
-      copied = core::Fail(std::move(now).error());
-    else if (now->stat.stx_size < end)
+    Result<uint64_t> size = SourceSize(r);
+    if (!size)
+      copied = core::Fail(std::move(size).error());
+    else if (*size < end)
       copied = ResizeSource(r, end);
   }
-  if (copied)
-    copied = Restore(r, piece.before, piece.since);
+  if (Status put = PutBack(r); !put && copied)
+    copied = std::move(put);
   MutexLock lock(r.mu);
   r.back_range.reset();
   r.changed.NotifyAll();
@@ -416,13 +462,12 @@ Status CopyBack::BringRemote(fusefs::FileRecord& r) {
   // Rare and small (the source refused these bytes), so applications wait.
   MutexLock writes(r.write_mu);
   std::vector<ByteMap::Range> ranges;
-  uint64_t since;
   {
     MutexLock lock(r.mu);
     ranges = r.facts.map.RemoteRanges();
-    since = r.gens.Now();
   }
-  ASSIGN_OR_RETURN(Beside before, LookAtSource(r));
+  TRY(KeepBeside(r));
+  TRY(SyncKept());
   for (const ByteMap::Range& range : ranges) {
     Status copied = CopyRange(r, range.first, range.first + range.count, false);
     if (!copied)
@@ -431,7 +476,7 @@ Status CopyBack::BringRemote(fusefs::FileRecord& r) {
     brought_ += range.count;
   }
   TRY(SyncSource(r));
-  TRY(Restore(r, before, since));
+  TRY(PutBack(r));
   MutexLock lock(r.mu);
   r.remote_back = true;
   ledger_->SourceWrittenLocked(r);

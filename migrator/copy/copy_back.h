@@ -50,6 +50,10 @@ class CopyBack {
   // <0: none); what was brought back by then is.
   core::Status Finish(int64_t deadline_ns);
 
+  // Of files at which a predecessor died: their time and capability. Before
+  // anything is served.
+  core::Status PutBackAll();
+
   uint64_t BytesBroughtBack() const { return brought_.load(); }
 
  private:
@@ -66,17 +70,10 @@ class CopyBack {
   core::Result<bool> IsGone(state::FileId id);
   // Null if the table does not know id, or if it is gone.
   core::Result<fusefs::FileRef> FindLiving(state::FileId id);
-  // What writing to the source's file changes beside its bytes.
-  struct Beside {
-    core::Stat stat{};
-    std::optional<std::string> capability;
-  };
   // The next bytes past a file's local end, on their way.
   struct Piece {
     fusefs::FileRef file;
     fusefs::ByteRange range;
-    Beside before;
-    uint64_t since = 0;  // the file's generation
     core::Status copied;
   };
   // A piece each of the next files, which are synced together: false if none of
@@ -95,18 +92,25 @@ class CopyBack {
   core::Status CopyRange(fusefs::FileRecord& r, uint64_t begin, uint64_t end,
                          bool skip_holes);
   core::Status SyncSource(fusefs::FileRecord& r);
-  // Of the whole source, by a descriptor of its own: the kernel tells each one
-  // once of an error in writing back, and the barrier's may have been told.
+  // And says of what was put back before that it is. By a descriptor of its
+  // own: the kernel tells each one once of an error in writing back, and the
+  // barrier's may have been told.
   core::Status SyncWholeSource();
-  core::Result<Beside> LookAtSource(fusefs::FileRecord& r);
+  core::Result<uint64_t> SourceSize(fusefs::FileRecord& r);
   core::Status ResizeSource(fusefs::FileRecord& r, uint64_t size);
-  core::Status Restore(fusefs::FileRecord& r, const Beside& before,
-                       uint64_t since);
+  // With write_mu held: writes down the time and capability that the source's
+  // file has, and is to have again (unless that is written down already);
+  // durable after SyncKept, before anything is written to the file.
+  core::Status KeepBeside(fusefs::FileRecord& r);
+  core::Status SyncKept();
+  // With write_mu held, after the writing.
+  core::Status PutBack(fusefs::FileRecord& r);
 
   fusefs::ByteLedger* const ledger_;
   core::Syscalls* const sys_;
   core::UniqueFd source_root_;  // opened before anything is written there
   std::unique_ptr<char[]> buffer_;
+  state::Seq kept_seq_ = 0;
   bool looking_ = false;
   std::deque<state::FileId> to_look_at_;
   std::deque<state::FileId> files_;

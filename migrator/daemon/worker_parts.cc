@@ -196,6 +196,12 @@ Status WorkerParts::MakeNames(const state::RecoveredState& recovered) {
   fs_parts.holds = settings.holds;
   fs = std::make_unique<fusefs::OverlayFs>(fs_parts, ModeOf(*phase));
   data->SetServing(ModeOf(*phase));
+  if (ModeOf(*phase) == Serving::kAborting) {
+    // Tried again before anything more is brought back.
+    if (Status put_back = copy::CopyBack(ledger.get()).PutBackAll(); !put_back)
+      LOG_WARN("times of files that were being brought back: {}",
+               put_back.error().ToString());
+  }
 
   lane.source = source.get();
   lane.objects = objects.get();

@@ -50,6 +50,8 @@ inline std::vector<Fact> OneOfEach() {
       OptionFact{"max_pause_ns", "200000000"},
       ForgottenFact{id},
       DirectFact{id, 1, 7},
+      PutBackFact{id, 1795787353, 155528636, "\1\2"},
+      PutBackDoneFact{id},
   };
 }
 
@@ -58,7 +60,7 @@ inline Fact RandomFact(std::mt19937& rng) {
   auto below = [&](uint64_t n) { return rng() % n; };
   const FileId id = 1 + below(6);
   const std::string name(1, static_cast<char>('a' + below(3)));
-  switch (below(34)) {
+  switch (below(36)) {
     case 0:
       return SessionFact{"boot-" + name, static_cast<uint32_t>(below(9))};
     case 1:
@@ -96,6 +98,10 @@ inline Fact RandomFact(std::mt19937& rng) {
         return ObjectSizeFact{id, size};
       return DirectFact{id, static_cast<uint32_t>(below(3)),
                         static_cast<uint32_t>(below(3))};
+    case 34:
+      return PutBackFact{id, below(3), static_cast<uint32_t>(below(3)), name};
+    case 35:
+      return PutBackDoneFact{id};
     case 20:
     case 21:
       return EntryDirtyFact{id, name};

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "fusefs/capability.h"
 #include "tests/support/bytes_bed.h"
 
 namespace livemv::fake {
@@ -606,13 +607,142 @@ TEST_F(BytesRules, ATimeThatIsSetWhileAFileIsBroughtBackStays) {
     return bed.sys.UTimens((*fd)->Get(), set);
   };
   Before("PWrite", bed.source_fs, [&] {
-    ASSERT_TRUE(bed.worker->data.ChangeTimes(id, set, on_source).has_value());
+    ASSERT_TRUE(bed.worker->data.ChangeAttrs(id, set, false, on_source).has_value());
   });
   ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
   auto fd = bed.worker->source.Path(id);
   auto st = bed.sys.StatAt((*fd)->Get(), "", STATX_BASIC_STATS);
   EXPECT_EQ(st->stx_mtime.tv_sec, 1234);
   EXPECT_EQ(st->stx_mtime.tv_nsec, 5678u);
+}
+
+// --- what writing to the source moves beside its bytes
+
+class BytesPutBack : public BytesRules {
+ protected:
+  void SetUp() override {
+    Begin("local");
+    ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+    written = Mtime();
+    bed.sys.AdvanceClock(5'000'000'000);
+    bed.worker->data.SetServing(fusefs::Serving::kAborting);
+  }
+  timespec Mtime() {
+    auto fd = bed.worker->source.Path(id);
+    auto st = bed.sys.StatAt((*fd)->Get(), "", STATX_BASIC_STATS);
+    return {st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec};
+  }
+  bool IsAsWritten() {
+    const timespec now = Mtime();
+    return now.tv_sec == written.tv_sec && now.tv_nsec == written.tv_nsec;
+  }
+  // The worker dies when the bytes have been written and nothing was put back.
+  // meanwhile comes before the first of them.
+  void KillInAPiece(std::function<void()> meanwhile = {}) {
+    bool dying = false;
+    bed.sys.on_call = [this, &dying, &meanwhile](const FakeSyscalls::Call& call) {
+      const std::string_view name = call.name;
+      if (call.fs != bed.source_fs)
+        return 0;
+      if (name == "PWrite" && meanwhile) {
+        auto act = std::exchange(meanwhile, nullptr);
+        act();
+      }
+      dying = dying || name == "FSync";
+      return dying && (name == "FSync" || name == "UTimens") ? EIO : 0;
+    };
+    EXPECT_FALSE(bed.worker->back.Step().has_value());
+    bed.sys.on_call = nullptr;
+    EXPECT_FALSE(IsAsWritten());
+    bed.Kill();
+  }
+  void Succeed() {
+    bed.Start("boot-1");
+    bed.worker->data.SetServing(fusefs::Serving::kAborting);
+    ASSERT_TRUE(bed.worker->back.PutBackAll().has_value());
+  }
+  timespec written{};
+};
+
+TEST_F(BytesPutBack, ASuccessorPutsTheTimeBack) {
+  KillInAPiece();
+  Succeed();
+  EXPECT_TRUE(IsAsWritten());
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_TRUE(IsAsWritten());
+  EXPECT_EQ(bed.OnSource("f"), "localgrown");
+}
+
+TEST_F(BytesPutBack, ASuccessorLeavesTheTimeOfALaterWrite) {
+  KillInAPiece([this] {
+    bed.sys.AdvanceClock(5'000'000'000);
+    ASSERT_TRUE(bed.Write(id, 0, "L").has_value());
+  });
+  Succeed();
+  EXPECT_FALSE(IsAsWritten());
+}
+
+TEST_F(BytesPutBack, ASuccessorPutsBackATimeThatWasSetMeanwhile) {
+  const struct timespec set[2] = {{0, UTIME_OMIT}, {1234, 5678}};
+  KillInAPiece([&] {
+    auto on_source = [&] {
+      auto fd = bed.worker->source.Path(id);
+      return bed.sys.UTimens((*fd)->Get(), set);
+    };
+    ASSERT_TRUE(
+        bed.worker->data.ChangeAttrs(id, set, false, on_source).has_value());
+  });
+  Succeed();
+  EXPECT_EQ(Mtime().tv_sec, 1234);
+  EXPECT_EQ(Mtime().tv_nsec, 5678);
+}
+
+TEST_F(BytesPutBack, WhatIsToBePutBackIsDurableBeforeTheFirstByte) {
+  Before("PWrite", bed.source_fs, [&] {
+    EXPECT_LT(bed.journal.Last<state::PutBackFact>(), bed.journal.durable);
+  });
+  ASSERT_TRUE(*bed.worker->back.Step());
+  EXPECT_EQ(bed.journal.Count<state::PutBackFact>(), 1u);
+}
+
+// The time that was put back could go with a power cut, and the new one not.
+TEST_F(BytesPutBack, ItIsDoneWithTheNextSyncOfTheSource) {
+  ASSERT_TRUE(*bed.worker->back.Step());
+  EXPECT_TRUE(IsAsWritten());
+  EXPECT_EQ(bed.journal.Count<state::PutBackDoneFact>(), 0u);
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_EQ(bed.journal.Count<state::PutBackDoneFact>(), 1u);
+  EXPECT_EQ(bed.worker->table.ToPutBack().size(), 0u);
+}
+
+TEST_F(BytesPutBack, AStatMeanwhileShowsTheTimeThatItHad) {
+  Before("FSync", bed.source_fs, [&] {
+    EXPECT_FALSE(IsAsWritten());
+    auto fd = bed.worker->source.Path(id);
+    auto st = bed.sys.StatAt((*fd)->Get(), "", STATX_BASIC_STATS);
+    ASSERT_TRUE(bed.worker->data.Complete(id, &*st).has_value());
+    EXPECT_EQ(st->stx_mtime.tv_sec, written.tv_sec);
+    EXPECT_EQ(st->stx_mtime.tv_nsec, written.tv_nsec);
+  });
+  ASSERT_TRUE(*bed.worker->back.Step());
+}
+
+TEST_F(BytesPutBack, ACapabilityThatWasTakenAwayMeanwhileStaysAway) {
+  auto fd = bed.worker->source.Path(id);
+  ASSERT_TRUE(
+      bed.sys.SetXattr((*fd)->Get(), fusefs::kCapability, "cap", 0).has_value());
+  Before("PWrite", bed.source_fs, [&] {
+    ASSERT_TRUE(bed.worker->data
+                    .ChangeAttrs(id, nullptr, true,
+                                 [&] {
+                                   return bed.sys.RemoveXattr(
+                                       (*fd)->Get(), fusefs::kCapability);
+                                 })
+                    .has_value());
+  });
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_FALSE(
+      bed.sys.GetXattr((*fd)->Get(), fusefs::kCapability).has_value());
 }
 
 TEST_F(BytesRules, WhatWasDeletedIsNotLackedByTheSource) {
