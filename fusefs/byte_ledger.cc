@@ -217,8 +217,11 @@ Status ByteLedger::TargetSyncFailed(FileRecord& r, int err, bool keep) {
     r.gens.MoveAll();
   bool alone = r.facts.size > r.facts.map.local_end() ||
                r.facts.map.RemoteBytes() != 0 || r.direct;
-  if (keep && alone && r.facts.size_known)
-    r.fsync_error = r.flush_error = err;
+  if (keep && alone && r.facts.size_known) {
+    r.fsync_error = err;
+    if (tells_at_close_)
+      r.flush_error = err;
+  }
   if (!switches_.failed_fsync_withdraws)
     return {};
   for (const ByteMap::Range& range : r.facts.map.HotRanges())

@@ -91,6 +91,12 @@ class ByteLedger {
   BytesListener* listener() const { return listener_; }
   SafetySwitches& switches() { return switches_; }
 
+  // The target's filesystem tells of a write that it could not keep at the
+  // latest when the file is closed (NFS: close-to-open, nfs(5)), so an
+  // application is told then. Before the first operation.
+  void SetTellsAtClose(bool tells) { tells_at_close_ = tells; }
+  bool tells_at_close() const { return tells_at_close_; }
+
   // While true nothing is claimed, cut or made remote, because a dead
   // worker's calls may still land (rule 1). Set before serving starts.
   void SetPredecessorAlive(bool alive);
@@ -197,6 +203,7 @@ class ByteLedger {
   state::Journal* const journal_;
   BytesListener* listener_ = nullptr;
   SafetySwitches switches_;
+  bool tells_at_close_ = false;
   std::atomic<bool> predecessor_alive_{false};
   std::atomic<uint32_t> source_epoch_{1};   // of writes that return now
   std::atomic<uint32_t> source_synced_{0};  // epochs below are durable

@@ -33,9 +33,6 @@ class DataPath {
     // How long an application waits for the target where the source alone is
     // enough (ns).
     int64_t double_write_limit_ns = 2'000'000'000;
-    // The target tells of a write that it could not keep at the latest when
-    // the file is closed (NFS: close-to-open, nfs(5)); so does Flush then.
-    bool tells_at_close = false;
   };
 
   // Both must outlive this.
@@ -68,9 +65,9 @@ class DataPath {
   // and placeholders of others are the caller's, but the file's own inode is
   // synced if it is a placeholder made by this worker.
   core::Status FSync(FileId id, bool data_only);
-  // At a close: delivers, once, an error of the target. Where that tells at
-  // close, what the target alone was given is sent to it before, which blocks
-  // as long as it does.
+  // At a close, of a target that tells at close; else nothing: sends it what it
+  // alone was given, which blocks as long as it does, and delivers its errors,
+  // each once.
   core::Status Flush(FileId id);
 
   // The size as applications see it.

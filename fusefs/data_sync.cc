@@ -149,7 +149,9 @@ Status DataPath::SyncDoubles(FileRecord& r) {
 }
 
 Status DataPath::Flush(FileId id) {
-  if (serving_ == Serving::kTargetOnly && options_.tells_at_close) {
+  if (!ledger_->tells_at_close())
+    return {};
+  if (serving_ == Serving::kTargetOnly) {
     ASSIGN_OR_RETURN(SharedFd fd, AloneFd(id));
     return sys_->FSync(fd->Get());
   }
@@ -159,7 +161,7 @@ Status DataPath::Flush(FileId id) {
   if (!r)
     return {};
   MutexLock lock(r->mu);
-  if (options_.tells_at_close && OwesAlone(*r)) {
+  if (OwesAlone(*r)) {
     const uint32_t alone_mark = r->facts.alone_dirty.Mark();
     const uint32_t double_mark = r->facts.double_dirty.Mark();
     lock.unlock();

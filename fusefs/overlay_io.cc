@@ -27,7 +27,8 @@ OpenReply OverlayFs::ReplyFor(const Pass& pass, int flags) const {
       pass.Split() && (flags & O_DIRECTORY) != 0 && CanDropCaches();
   // NFS, too, syncs at the close of a file that could be written only
   // (fs/nfs/nfs4file.c, nfs4_file_flush).
-  reply.no_flush = (flags & O_ACCMODE) == O_RDONLY;
+  reply.no_flush = (flags & O_ACCMODE) == O_RDONLY ||
+                   !parts_.data->ledger()->tells_at_close();
   return reply;
 }
 

@@ -30,6 +30,21 @@ constexpr int kScanners = 2;
 constexpr int kCopiers = 2;
 constexpr std::chrono::milliseconds kFirstSyncAfter(300);
 
+// These write back in their own time, whoever closes the file. Others are taken
+// to tell at close, as network filesystems do.
+bool IsLocal(int64_t fs_type) {
+  switch (fs_type) {
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+    case TMPFS_MAGIC:
+      return true;
+    default:
+      return false;
+  }
+}
+
 Serving ModeOf(PhaseKeeper& phase) {
   switch (phase.state()) {
     case MigrationState::kPlanned:
@@ -163,11 +178,9 @@ Status WorkerParts::MakeBytes(const state::RecoveredState& recovered) {
         engine->Enqueue(id, urgent);
       });
   ledger->SetListener(listener.get());
+  ledger->SetTellsAtClose(!IsLocal(settings.target_fs_type));
   doubles = std::make_unique<fusefs::DoubleWriter>(objects.get());
-  fusefs::DataPath::Options options;
-  options.tells_at_close = settings.target_fs_type == NFS_SUPER_MAGIC;
-  data = std::make_unique<fusefs::DataPath>(ledger.get(), doubles.get(),
-                                            options);
+  data = std::make_unique<fusefs::DataPath>(ledger.get(), doubles.get());
   cutter = std::make_unique<fusefs::Cutter>(ledger.get());
   // The kernel would write to the object as root, which a server that gives no
   // files away takes for nobody (hazard H32).

@@ -374,8 +374,23 @@ TEST_F(BytesRules, V8AFailedSyncFsWithdrawsProvisionalChunksToo) {
   EXPECT_EQ(bed.OnTarget(g), other);
 }
 
+TEST_F(BytesRules, WhereTheTargetDoesNotTellAtCloseLostGrowthIsToldToFsync) {
+  Begin("local");
+  ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
+  bed.sys.FailNext("FSync", bed.target_fs, EIO);
+  {
+    fusefs::FileRef r = bed.worker->table.Get(id);
+    EXPECT_FALSE(bed.worker->ledger.SyncObject(*r, false).has_value());
+  }
+  EXPECT_TRUE(bed.worker->data.Flush(id).has_value());
+  EXPECT_FALSE(bed.worker->data.FSync(id, true).has_value());
+  EXPECT_TRUE(bed.worker->data.FSync(id, true).has_value());
+  EXPECT_TRUE(bed.worker->table.LiveFiles().empty());
+}
+
 TEST_F(BytesRules, LostGrowthIsToldToTheNextFsyncAndTheNextClose) {
   Begin("local");
+  bed.worker->ledger.SetTellsAtClose(true);
   ASSERT_TRUE(bed.Write(id, 5, "grown").has_value());
   bed.sys.FailNext("FSync", bed.target_fs, EIO);
   {
@@ -392,11 +407,9 @@ TEST_F(BytesRules, LostGrowthIsToldToTheNextFsyncAndTheNextClose) {
 
 // NFS tells of a full server at fsync or close (nfs-and-peers.md, section 3).
 TEST_F(BytesRules, WhereTheTargetTellsAtCloseAFullOneIsToldToTheClose) {
-  fusefs::DataPath::Options options;
-  options.tells_at_close = true;
   Begin("local");
-  fusefs::DataPath data(&bed.worker->ledger, &bed.worker->writer, options);
-  data.SetServing(fusefs::Serving::kRedirect);
+  fusefs::DataPath& data = bed.worker->data;
+  bed.worker->ledger.SetTellsAtClose(true);
   const uint64_t before = bed.sys.CallsOf("FSync");
   EXPECT_TRUE(data.Flush(id).has_value());
   EXPECT_EQ(bed.sys.CallsOf("FSync"), before);  // nothing there to be told of
