@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/fault_points.h"
 #include "core/log.h"
 #include "fusefs/capability.h"
 #include "fusefs/target_writer.h"
@@ -218,6 +219,8 @@ Result<bool> CopyBack::StepSome() {
     if (kept)
       piece.copied =
           CopyRange(*piece.file, piece.range.begin, piece.range.end, true);
+    if (piece.copied)
+      piece.copied = core::FaultPoint("back.written");
   }
   Status synced = SyncPieces(pieces);
   // Each of them, whatever becomes of the others: their writers look at it.
@@ -330,7 +333,10 @@ Status CopyBack::KeepBeside(fusefs::FileRecord& r) {
 
 Status CopyBack::SyncKept() {
   const state::Seq seq = std::exchange(kept_seq_, 0);
-  return seq == 0 ? Status{} : ledger_->journal()->Sync(seq);
+  if (seq == 0)
+    return {};
+  TRY(ledger_->journal()->Sync(seq));
+  return core::FaultPoint("back.kept");
 }
 
 Status CopyBack::ResizeSource(fusefs::FileRecord& r, uint64_t size) {
@@ -436,8 +442,12 @@ Status CopyBack::EndPiece(Piece& piece) {
     else if (*size < end)
       copied = ResizeSource(r, end);
   }
+  if (copied)
+    copied = core::FaultPoint("back.synced");
   if (Status put = PutBack(r); !put && copied)
     copied = std::move(put);
+  if (copied)
+    copied = core::FaultPoint("back.put_back");
   MutexLock lock(r.mu);
   r.back_range.reset();
   r.changed.NotifyAll();

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "core/fault_points.h"
 #include "core/log.h"
 #include "fusefs/target_writer.h"
 #include "migrator/copy/copy_engine.h"
@@ -187,6 +188,9 @@ void CopyEngine::CopyChunk(Job& job, Batch& batch, uint64_t chunk) {
     if (!job.target_trouble)
       return;
   }
+  job.target_trouble = core::FaultPoint("copy.written");
+  if (!job.target_trouble)
+    return;
   copied.hash = hasher.Value();
   MutexLock lock(r.mu);
   if (ledger_->ProvideLocked(r, chunk, copied.since))
@@ -379,6 +383,9 @@ void CopyEngine::NoteMismatch(Job& job, const Copied& copied) {
 }
 
 void CopyEngine::FinishJob(Job& job, Batch& batch) {
+  job.target_trouble = core::FaultPoint("copy.synced");
+  if (!job.target_trouble)
+    return;
   std::vector<uint64_t> good;
   if (options_.verify && !job.chunks.empty()) {
     auto file = verifier_.Open(job.id, batch.buffer);
@@ -409,6 +416,9 @@ void CopyEngine::FinishJob(Job& job, Batch& batch) {
     job.target_trouble = core::Fail(std::move(claimed).error());
   else if (*claimed < good.size())
     job.wants_more = true;
+  lock.unlock();
+  if (job.target_trouble)
+    job.target_trouble = core::FaultPoint("copy.claimed");
 }
 
 }  // namespace livemv::copy

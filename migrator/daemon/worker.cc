@@ -1,5 +1,6 @@
 #include "migrator/daemon/worker.h"
 
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/stat.h>
@@ -549,6 +550,9 @@ void Worker::Stop() {
 
 int WorkerMain(Handoff handoff, Channel channel) {
   ProtectFromPressure();
+  // What a peak leaves free in the heap of some threads is of no use to others,
+  // and locked memory is not given back.
+  ::mallopt(M_ARENA_MAX, 1);
   // What applications make has the mode that they ask for from the start;
   // everything else is made with a mode of its own.
   ::umask(0);
