@@ -25,6 +25,7 @@ struct Want {
   std::string path;  // relative to the tree's root, "." is the root
   int flags = 0;     // for open(2)
   int64_t position = 0;
+  Locks locks;  // that the old one holds itself
   bool directory = false;
   bool cwd = false;
   // The mount namespace whose mount it must lie on; 0: ours. Files lie on

@@ -158,20 +158,28 @@ state::FileId NodeIdOf(const std::string& object) {
   return static_cast<state::FileId>(words[0]) << 32 | words[1];
 }
 
-void Stock::Put(WantKey key, std::string path, UniqueFd fd) {
-  stock_.emplace(std::move(key), Opened{std::move(path), std::move(fd)});
+void Stock::Put(WantKey key, Opened opened) {
+  stock_.emplace(std::move(key), std::move(opened));
 }
 
-UniqueFd Stock::Take(const WantKey& key, const std::string& path,
-                     bool by_path) {
+Stock::Opened Stock::Take(const WantKey& key, const Want& want, bool by_path) {
   auto [at, end] = stock_.equal_range(key);
-  while (at != end && by_path && at->second.path != path)
-    ++at;
-  if (at == end)
+  auto best = end;
+  for (; at != end; ++at) {
+    if (by_path && at->second.path != want.path)
+      continue;
+    if (best == end)
+      best = at;
+    if (SameLocks(at->second.locks, want.locks)) {
+      best = at;
+      break;
+    }
+  }
+  if (best == end)
     return {};
-  UniqueFd fd = std::move(at->second.fd);
-  stock_.erase(at);
-  return fd;
+  Opened opened = std::move(best->second);
+  stock_.erase(best);
+  return opened;
 }
 
 }  // namespace livemv::cutover

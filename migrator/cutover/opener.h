@@ -104,18 +104,19 @@ std::string ObjectName(int type, const void* bytes, size_t len);
 // Descriptions opened before the freeze, by key.
 class Stock {
  public:
-  // path: by which it was opened.
-  void Put(WantKey key, std::string path, core::UniqueFd fd);
-  // Empty if there is none; with by_path, none that was opened by that path.
-  core::UniqueFd Take(const WantKey& key, const std::string& path,
-                      bool by_path);
+  struct Opened {
+    std::string path;  // by which it was opened
+    core::UniqueFd fd;
+    Locks locks;  // that it holds
+  };
+  void Put(WantKey key, Opened opened);
+  // One for that want, with the same locks if there is such a one; without a
+  // descriptor if there is none. With by_path, none that was opened by another
+  // path.
+  Opened Take(const WantKey& key, const Want& want, bool by_path);
   void Clear() { stock_.clear(); }
 
  private:
-  struct Opened {
-    std::string path;
-    core::UniqueFd fd;
-  };
   std::multimap<WantKey, Opened> stock_;
 };
 

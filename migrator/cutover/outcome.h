@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/result.h"
+#include "core/unique_fd.h"
 #include "migrator/trace/frozen_set.h"
 
 namespace livemv::cutover {
@@ -43,6 +44,7 @@ struct Outcome {
   // Went wrong after the commit, or is less than one would wish: for the log
   // and the status.
   std::vector<std::string> warnings;
+  std::vector<core::UniqueFd> kept;  // see RoundReport; of committed rounds
 };
 
 }  // namespace livemv::cutover

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <linux/openat2.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -179,6 +180,19 @@ class RealDescriptorOps : public DescriptorOps {
     return {};
   }
 
+  Result<UniqueFd> Share(const Seat& seat) override { return Steal(seat); }
+
+  // flock(2) cannot change a lock in place: it is let go first, and somebody
+  // else may get it. Nobody can, since nobody else knows the description's
+  // file yet.
+  Status SetLocks(int fd, const Locks& have, const Locks& want) override {
+    for (const proc::LockLine& lock : LocksLess(have, want))
+      TRY(SetLock(fd, lock, true));
+    for (const proc::LockLine& lock : LocksLess(want, have))
+      TRY(SetLock(fd, lock, false));
+    return {};
+  }
+
   Status Verify(const Seat& seat, int fd) override {
     if (seat.number >= 0) {
       long differs = ::syscall(SYS_kcmp, seat.tid, ::getpid(), KCMP_FILE,
@@ -203,6 +217,33 @@ class RealDescriptorOps : public DescriptorOps {
   }
 
  private:
+  static Status SetLock(int fd, const proc::LockLine& lock, bool off) {
+    int rc;
+    if (lock.kind == proc::LockKind::kFlock) {
+      const int how = off ? LOCK_UN : lock.write ? LOCK_EX : LOCK_SH;
+      rc = ::flock(fd, how | LOCK_NB);
+    } else {
+      struct flock range {};
+      range.l_type = static_cast<short>(off          ? F_UNLCK
+                                        : lock.write ? F_WRLCK
+                                                     : F_RDLCK);
+      range.l_whence = SEEK_SET;
+      range.l_start = static_cast<off_t>(lock.start);
+      if (lock.end != UINT64_MAX)  // 0: to the end, wherever it will be
+        range.l_len = static_cast<off_t>(lock.end - lock.start + 1);
+      rc = ::fcntl(fd, F_OFD_SETLK, &range);
+    }
+    if (rc == 0)
+      return {};
+    const std::string what =
+        std::string(off ? "let go of" : "take") + " a " +
+        proc::LockKindName(lock.kind) + " for " +
+        (lock.write ? "writing" : "reading");
+    if (errno == EWOULDBLOCK || errno == EACCES)
+      return Fail(ErrorCode::kConflict, what + ": another process holds it");
+    return FailSys(errno, what);
+  }
+
   static Result<UniqueFd> Open(int dirfd, const std::string& path, int flags) {
     open_how how{};
     how.flags = static_cast<uint64_t>(static_cast<unsigned>(flags | O_CLOEXEC));

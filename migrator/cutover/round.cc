@@ -72,12 +72,25 @@ class Round {
     }
     TRY(request_.opener->Open(&openings));
     for (Opening& o : openings) {
-      if (o.fd)
-        stock_.Put(*o.key, o.want->path, std::move(o.fd));
-      else
+      if (!o.fd) {
         why_not_[*o.key] = o.why_not;
+        continue;
+      }
+      // Nobody else can get at these files yet, and some filesystems ask a
+      // server for a lock.
+      TRY(SetLocks(*o.want, o.fd.Get(), {}));
+      stock_.Put(*o.key, {o.want->path, std::move(o.fd), o.want->locks});
     }
     return {};
+  }
+
+  Status SetLocks(const Want& want, int fd, const Locks& have) {
+    Status set = deps_.files->SetLocks(fd, have, want.locks);
+    if (set)
+      return set;
+    return Fail(std::move(set).error().With(
+        "\"" + want.path + "\", which process " +
+        std::to_string(want.sample.pid) + " has locked"));
   }
 
   // The key of every want; an empty object for one that cannot be told, with
@@ -224,13 +237,16 @@ class Round {
     std::vector<std::string> reasons;
     std::vector<WantKey> keys = Keys(plan, &reasons);
     std::vector<UniqueFd> fds(plan.wants.size());
+    std::vector<Locks> locks(plan.wants.size());
     std::vector<Opening> missing;
     std::vector<size_t> missing_at;
     const bool may_open = request_.opener->AllowedInFreeze();
     for (size_t i = 0; i < plan.wants.size(); ++i) {
       if (keys[i].object.empty())
         continue;
-      fds[i] = stock_.Take(keys[i], plan.wants[i].path, may_open);
+      Stock::Opened opened = stock_.Take(keys[i], plan.wants[i], may_open);
+      fds[i] = std::move(opened.fd);
+      locks[i] = std::move(opened.locks);
       if (fds[i])
         continue;
       auto before = why_not_.find(keys[i]);
@@ -244,13 +260,13 @@ class Round {
     }
     if (!missing.empty())
       TRY(request_.opener->Open(&missing));
-    if (may_open)
-      stock_.Clear();  // what is open keeps its name
+    stock_.Clear();  // what is open keeps its name and its locks
     for (size_t n = 0; n < missing.size(); ++n) {
       fds[missing_at[n]] = std::move(missing[n].fd);
       if (!missing[n].why_not.empty())
         reasons[missing_at[n]] = missing[n].why_not;
     }
+    TRY(BringLocksUpToDate(plan, fds, locks));
     for (size_t i = 0; i < fds.size(); ++i)
       if (fds[i])
         TRY(Prepare(plan.wants[i], keys[i], fds[i].Get()));
@@ -287,6 +303,44 @@ class Round {
                         holder.comm + ") cannot be moved any more: " +
                         verdict.Line());
     }
+    return {};
+  }
+
+  // Since the look before the freeze some were taken and let go. Where that
+  // may wait for the target it is left to a quieter moment.
+  Status BringLocksUpToDate(const MovePlan& plan,
+                            const std::vector<UniqueFd>& fds,
+                            std::vector<Locks>& have) {
+    for (size_t i = 0; i < fds.size(); ++i) {
+      if (!fds[i])
+        continue;
+      const Want& want = plan.wants[i];
+      if (!want.locks.empty())
+        TRY(KeepOld(want));
+      if (SameLocks(have[i], want.locks))
+        continue;
+      if (!request_.opener->AllowedInFreeze())
+        return Fail(ErrorCode::kConflict,
+                    "\"" + want.path +
+                        "\" was locked or let go of just now by process " +
+                        std::to_string(want.sample.pid));
+      // First what is let go of: another of these may have taken it.
+      Locks less = LocksLess(have[i], LocksLess(have[i], want.locks));
+      TRY(deps_.files->SetLocks(fds[i].Get(), have[i], less));
+      have[i] = std::move(less);
+    }
+    for (size_t i = 0; i < fds.size(); ++i)
+      if (fds[i])
+        TRY(SetLocks(plan.wants[i], fds[i].Get(), have[i]));
+    return {};
+  }
+
+  // With its locks, until nobody is where it was: who opens the file there
+  // until then and asks for a lock waits for the holder as before, and is moved
+  // too.
+  Status KeepOld(const Want& want) {
+    ASSIGN_OR_RETURN(UniqueFd old, deps_.files->Share(want.sample));
+    report_->kept.push_back(std::move(old));
     return {};
   }
 

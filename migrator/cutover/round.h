@@ -67,6 +67,9 @@ struct RoundReport {
   std::vector<Left> left;
   std::vector<trace::Pause> pauses;
   std::vector<std::string> warnings;
+  // Old descriptions that hold locks; to be closed when nobody is left where
+  // they are.
+  std::vector<core::UniqueFd> kept;
 };
 
 // Without holders nobody is frozen, but the steps run all the same. OK exactly

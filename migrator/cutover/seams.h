@@ -45,6 +45,8 @@ struct Seat {
   int number = -1;
 };
 
+using Locks = std::vector<proc::LockLine>;
+
 // An inode, looked at once.
 struct ObjectRef {
   // The filesystem's handle, type and bytes, which holds a generation and so
@@ -77,10 +79,24 @@ class DescriptorOps {
   // Whether F_SETOWN or F_SETSIG was used on it; and the same put on fd.
   virtual bool HasOwner(const Seat& seat) = 0;
   virtual core::Status CopyOwner(const Seat& seat, int fd) = 0;
+  // The seat's own description.
+  virtual core::Result<core::UniqueFd> Share(const Seat& seat) = 0;
+  // Takes the locks of `want` for the description fd and lets go of those of
+  // `have`, of which it holds every one, that are not in `want`; all of
+  // proc::IsOfDescription. Does not wait for whoever holds one: kConflict.
+  // Blocks as long as the filesystem does.
+  virtual core::Status SetLocks(int fd, const Locks& have,
+                                const Locks& want) = 0;
   // From outside: the seat holds the description fd (or the directory fd, on
   // the same mount). kConflict if not.
   virtual core::Status Verify(const Seat& seat, int fd) = 0;
 };
+
+// The same ranges in the same way, whichever file and process.
+bool SameLock(const proc::LockLine& a, const proc::LockLine& b);
+bool SameLocks(const Locks& a, const Locks& b);
+// Those of a that are not in b.
+Locks LocksLess(const Locks& a, const Locks& b);
 
 class Clock {
  public:

@@ -1,5 +1,8 @@
 #include "migrator/cutover/tally.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace livemv::cutover {
 
 using core::ErrorCode;
@@ -37,6 +40,9 @@ Status RunAndTally(const Deps& deps, const RoundRequest& request,
                          report.pauses.end());
   outcome->warnings.insert(outcome->warnings.end(), report.warnings.begin(),
                            report.warnings.end());
+  if (report.committed)
+    std::move(report.kept.begin(), report.kept.end(),
+              std::back_inserter(outcome->kept));
   for (pid_t pid : report.moved)
     outcome->left.erase(pid);
   for (const Left& left : report.left)

@@ -1,5 +1,8 @@
 #include "migrator/daemon/preflight_nfs.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <optional>
 #include <string_view>
@@ -93,6 +96,35 @@ void CheckEffective(const std::string& asked, const std::string& options,
     findings->Warn("target-options", what,
                    "another mount of this server may decide them (findmnt -t "
                    "nfs,nfs4): unmount it first, or leave the options out");
+}
+
+void CheckFlocks(const std::vector<PlannedHolder>& holders,
+                 const std::string& options, Findings* findings) {
+  const std::vector<Option> effective = Split(options);
+  const std::string_view version = Find(effective, "vers").value_or("");
+  const std::string_view local = Find(effective, "local_lock").value_or("none");
+  if (!version.starts_with("4") || local == "all" || local == "flock")
+    return;
+  for (const PlannedHolder& planned : holders)
+    for (const proc::Task& task : planned.holder.tasks)
+      for (const proc::Descriptor& fd : task.fds)
+        for (const proc::LockLine& lock : fd.locks) {
+          const int access = fd.flags & O_ACCMODE;
+          const int unfit = lock.write ? O_RDONLY : O_WRONLY;
+          if (lock.kind != proc::LockKind::kFlock || lock.waiting ||
+              access != unfit || S_ISDIR(fd.at.mode))
+            continue;
+          findings->Block(
+              "holder-flock",
+              "process " + std::to_string(planned.holder.pid) + " (" +
+                  Printable(planned.holder.comm) + ") has " +
+                  Quote(fd.at.path) + " locked for " +
+                  (lock.write ? "writing (flock) and open for reading"
+                              : "reading (flock) and open for writing") +
+                  " only, which NFS 4 does not allow",
+              "let the process go of the lock, or mount the export with "
+              "local_lock=flock if no other host locks its files");
+        }
 }
 
 void CheckOtherMounts(const mount::MountTable& mounts, const std::string& name,

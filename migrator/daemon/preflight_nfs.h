@@ -28,6 +28,12 @@ void CheckSoft(const std::string& options, const core::Losses& accepted,
 void CheckEffective(const std::string& asked, const std::string& options,
                     Findings* findings);
 
+// NFS version 4 takes a flock only through a descriptor that could read (a
+// shared one) or write (fs/nfs/nfs4proc.c, nfs4_proc_lock), which elsewhere is
+// no matter. options: those in effect.
+void CheckFlocks(const std::vector<PlannedHolder>& holders,
+                 const std::string& options, Findings* findings);
+
 // name: the target as host:/path. options: of its mount, in effect. dev: its
 // superblock; mounts that share it share its cache too and do no harm.
 void CheckOtherMounts(const mount::MountTable& mounts, const std::string& name,

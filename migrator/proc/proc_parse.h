@@ -87,6 +87,11 @@ struct LockLine {
   uint64_t start = 0;
   uint64_t end = UINT64_MAX;  // inclusive; UINT64_MAX: to the end of file
 };
+// Held by the description, whoever has it (flock(2); fcntl(2), "Open file
+// description locks"); the others are a process's own.
+inline bool IsOfDescription(const LockLine& lock) {
+  return lock.kind == LockKind::kFlock || lock.kind == LockKind::kOfd;
+}
 std::vector<LockLine> ParseLocks(std::string_view text);
 const char* LockKindName(LockKind kind);
 

@@ -68,7 +68,8 @@ const char* KindName(mode_t mode) {
   }
 }
 
-void JudgeDescriptor(const Descriptor& fd, Reasons* block) {
+// own_table: of a thread that does not share its leader's.
+void JudgeDescriptor(const Descriptor& fd, bool own_table, Reasons* block) {
   const std::string it =
       "descriptor " + std::to_string(fd.number) + " (" + Quoted(fd.at) + ")";
   if (!fd.at.path_known)
@@ -88,7 +89,8 @@ void JudgeDescriptor(const Descriptor& fd, Reasons* block) {
                "wait until the process has closed or rewound it");
   }
   for (const LockLine& lock : fd.locks) {
-    if (lock.waiting)
+    // pidfd_getfd(2) gives the leader's descriptors alone.
+    if (lock.waiting || (IsOfDescription(lock) && !own_table))
       continue;
     const bool lease =
         lock.kind == LockKind::kLease || lock.kind == LockKind::kDelegation;
@@ -102,7 +104,7 @@ void JudgeDescriptor(const Descriptor& fd, Reasons* block) {
                "let the process close it");
 }
 
-void JudgeTask(const Task& task, Reasons* block) {
+void JudgeTask(const Task& task, pid_t leader, Reasons* block) {
   if (task.cwd && task.cwd->deleted)
     block->Add("deleted", "its working directory has been deleted",
                "let the process change its directory");
@@ -110,7 +112,7 @@ void JudgeTask(const Task& task, Reasons* block) {
     block->Add("root", "its root directory is in the tree (chroot)",
                "stop the process for the move");
   for (const Descriptor& fd : task.fds)
-    JudgeDescriptor(fd, block);
+    JudgeDescriptor(fd, task.tid != leader, block);
   for (const Watch& watch : task.watches)
     block->Add("watch",
                std::string(watch.line.fanotify ? "fanotify" : "inotify") +
@@ -218,7 +220,7 @@ Verdict Judge(const Holder& holder, const std::set<uint64_t>& written) {
     stay.Add("exe", "it runs the program " + Quoted(*holder.exe),
              "wait until it has ended, or start it from another place");
   for (const Task& task : holder.tasks)
-    JudgeTask(task, &block);
+    JudgeTask(task, holder.pid, &block);
 
   Verdict verdict;
   verdict.movability = !block.Empty()  ? Movability::kBlocks

@@ -167,6 +167,15 @@ class Bed(unittest.TestCase):
                 f"{p.text}\n{self.logs()}")
         return p
 
+    def cut_over(self, expect):
+        """8 says that a slow server did not answer in time, and nothing was tried."""
+        for _ in range(sized(1, 5)):
+            said = self.livemv("cutover", self.disk, "--wait", code=None)
+            if said.returncode != 8:
+                break
+        self.assertEqual(said.returncode, expect, said.text + self.logs())
+        return said
+
     def start(self, *options, code=0, source=None, target=None, **kw):
         return self.livemv("start", source or self.disk, *self.target(target or self.nas),
                            f"--state-dir={self.state}", MAX_PAUSE,

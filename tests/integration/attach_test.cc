@@ -71,6 +71,12 @@ class InodeObjects : public DescriptorOps {
   Status CopyOwner(const Seat& seat, int fd) override {
     return real_->CopyOwner(seat, fd);
   }
+  Result<UniqueFd> Share(const Seat& seat) override {
+    return real_->Share(seat);
+  }
+  Status SetLocks(int fd, const Locks& have, const Locks& want) override {
+    return real_->SetLocks(fd, have, want);
+  }
   Status Verify(const Seat& seat, int fd) override {
     return real_->Verify(seat, fd);
   }

@@ -57,6 +57,77 @@ TEST_F(AttachTest, ANumberThatIsAnotherFilesByNowGetsThatFile) {
   EXPECT_EQ(is.pos, 5);
 }
 
+// --- locks of descriptions
+
+TEST_F(AttachTest, ALockIsTakenOnTheOverlayBeforeAnybodyIsFrozen) {
+  m_.Writer(10);
+  const int old = m_.processes[10].fds[3];
+  m_.descriptions[old].locks = Flock();
+  bool kept = false;
+  m_.then["StartRedirect"] = [&] { kept = m_.IsShared(old); };
+  {
+    Outcome outcome = Run();
+    ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+    ExpectEverybodyOn(kOverlay);
+    EXPECT_TRUE(
+        SameLocks(m_.descriptions.at(m_.processes[10].fds[3]).locks, Flock()));
+    const auto at = [&](const char* act) {
+      return std::find(m_.acts.begin(), m_.acts.end(), act) - m_.acts.begin();
+    };
+    EXPECT_LT(at("SetLocks"), at("Freeze"));
+    EXPECT_EQ(m_.Acts("SetLocks"), 1);
+  }
+  // Who is on the source yet, and waits for it, must not get it.
+  EXPECT_TRUE(kept);
+  EXPECT_FALSE(m_.IsShared(old));
+}
+
+TEST_F(AttachTest, ALockThatCameOrWentInTheMeantimeIsSeenInTheFreeze) {
+  m_.Writer(10);
+  m_.Writer(11);
+  FakeDescription& ten = m_.descriptions[m_.processes[10].fds[3]];
+  FakeDescription& eleven = m_.descriptions[m_.processes[11].fds[3]];
+  eleven.path = ten.path;
+  eleven.pos = 77;
+  ten.locks = Flock();
+  m_.then["Frozen"] = [&] {
+    ten.locks.clear();
+    eleven.locks = Flock();
+  };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(outcome.rounds, 1);
+  EXPECT_TRUE(m_.descriptions.at(m_.processes[10].fds[3]).locks.empty());
+  EXPECT_TRUE(
+      SameLocks(m_.descriptions.at(m_.processes[11].fds[3]).locks, Flock()));
+}
+
+TEST_F(AttachTest, TwoDescriptionsOfAFileGetTheirOwnLocks) {
+  FakeProcess& p = m_.Writer(10);
+  FakeDescription& first = m_.descriptions[p.fds[3]];
+  p.fds[4] = m_.Open(first.path, first.flags, 5);
+  p.fds[5] = m_.Open(first.path, first.flags, 6);
+  m_.descriptions[p.fds[4]].locks = Flock();
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_TRUE(m_.descriptions.at(p.fds[3]).locks.empty());
+  EXPECT_TRUE(SameLocks(m_.descriptions.at(p.fds[4]).locks, Flock()));
+  EXPECT_TRUE(m_.descriptions.at(p.fds[5]).locks.empty());
+  EXPECT_EQ(m_.descriptions.at(p.fds[4]).pos, 5);
+}
+
+TEST_F(AttachTest, ALockThatCannotBeTakenPutsAllBack) {
+  m_.Writer(10);
+  m_.descriptions[m_.processes[10].fds[3]].locks = Flock();
+  m_.fail["SetLocks"] = Broken();
+  const std::string before = m_.Picture();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_THAT(outcome.status.error().ToString(),
+              HasSubstr("which process 10 has locked"));
+  EXPECT_EQ(m_.Picture(), before);
+}
+
 TEST_F(AttachTest, MovesEveryHolderKeepsWhatItSeesAndStartsTheRedirect) {
   m_.Writer(10);
   FakeProcess& p = m_.Writer(11);

@@ -191,6 +191,23 @@ TEST_F(CutoverTest, AFileThatIsNotOnTheTargetKeepsItsHolderOnTheOverlay) {
   EXPECT_THAT(outcome.stragglers[0].reason, HasSubstr("not on the target"));
 }
 
+// A server may be asked for a lock: not while processes stand still.
+TEST_F(CutoverTest, ALockThatIsTakenInTheLastMomentIsLeftToAQuieterOne) {
+  m_.Writer(10, kOverlay);
+  FakeDescription& held = m_.descriptions[m_.processes[10].fds[3]];
+  m_.then["Frozen"] = [&] { held.locks = Flock(); };
+  const std::string before = m_.Picture();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(outcome.status.error().code, ErrorCode::kConflict);
+  EXPECT_THAT(outcome.status.error().what, HasSubstr("locked or let go of"));
+  EXPECT_EQ(m_.Picture(), before);
+  outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_TRUE(
+      SameLocks(m_.descriptions.at(m_.processes[10].fds[3]).locks, Flock()));
+}
+
 TEST_F(CutoverTest, FlushesInRoundsUntilOneIsShort) {
   m_.flush_reports = {{900'000'000, 5, 0}, {200'000'000, 2, 0},
                       {10'000'000, 0, 0}, {1, 0, 0}};

@@ -47,14 +47,22 @@ struct FakeDescription {
   uint64_t ns = kOwnNs;  // of the mount it lies on
   std::string shown = {};  // by /proc, if not path
   bool deleted = false;
+  Locks locks = {};
 };
+
+inline Locks Flock(bool write = true) {
+  proc::LockLine lock;
+  lock.kind = proc::LockKind::kFlock;
+  lock.write = write;
+  return {lock};
+}
 
 struct FakeProcess {
   std::string comm = "writer";
   pid_t ppid = 1;
   uint64_t ns = kOwnNs;
   pid_t tracer = 0;
-  bool locked = false;    // holds a lock on its first descriptor
+  bool locked = false;    // holds a POSIX lock on each descriptor
   bool text_only = false; // only runs a program of the tree
   bool frozen = false;
   std::map<int, int> fds;  // number -> description
@@ -267,6 +275,36 @@ class FakeMachine : public ProcessScanner,
                : Fail(ErrorCode::kConflict, "it is something else");
   }
   bool owners = false;
+  Result<UniqueFd> Share(const Seat& seat) override {
+    TRY(Act("Share"));
+    const int id = processes.at(seat.pid).fds.at(seat.number);
+    int fd = next_fd_++;
+    fake_fds_[fd] = {id, descriptions.at(id)};
+    return UniqueFd(fd, this);
+  }
+  Status SetLocks(int fd, const Locks& have, const Locks& want) override {
+    if (SameLocks(have, want))
+      return {};
+    TRY(Act("SetLocks"));
+    FakeFd& mine = fake_fds_.at(fd);
+    EXPECT_TRUE(SameLocks(mine.description.locks, have));
+    for (const auto& [number, other] : fake_fds_)
+      for (const proc::LockLine& a : other.description.locks)
+        for (const proc::LockLine& b : want)
+          if (other.id != mine.id && (a.write || b.write) &&
+              other.description.dev == mine.description.dev &&
+              other.description.path == mine.description.path)
+            return Fail(ErrorCode::kConflict, "another process holds it");
+    mine.description.locks = want;
+    return {};
+  }
+  // Whether one of our own descriptors is of that description.
+  bool IsShared(int id) const {
+    for (const auto& [fd, fake] : fake_fds_)
+      if (fake.id == id)
+        return true;
+    return false;
+  }
 
   // ---- Clock
   int64_t NowNs() override { return now; }
@@ -491,6 +529,7 @@ class FakeMachine : public ProcessScanner,
       fd.pos = d.pos;
       fd.cloexec = p.cloexec.contains(number);
       fd.description = id;
+      fd.locks = d.locks;
       if (p.locked) {
         proc::LockLine lock;
         lock.kind = proc::LockKind::kPosix;

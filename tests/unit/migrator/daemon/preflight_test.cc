@@ -191,6 +191,44 @@ TEST(PreflightNfs, ASoftMountBlocksUnlessAccepted) {
   EXPECT_THAT(list, IsEmpty());
 }
 
+std::vector<Finding> Flocks(int access, bool write, const char* options,
+                            mode_t mode = S_IFREG) {
+  proc::Descriptor fd;
+  fd.flags = access;
+  fd.at.path = "pid file";
+  fd.at.mode = mode;
+  proc::LockLine lock;
+  lock.kind = proc::LockKind::kFlock;
+  lock.write = write;
+  fd.locks = {lock};
+  PlannedHolder planned;
+  planned.holder.pid = 42;
+  planned.holder.comm = "cron";
+  planned.holder.tasks.emplace_back();
+  planned.holder.tasks[0].fds = {fd};
+  std::vector<PlannedHolder> holders;
+  holders.push_back(std::move(planned));
+  std::vector<Finding> list;
+  Findings findings(&list);
+  CheckFlocks(holders, options, &findings);
+  return list;
+}
+
+TEST(PreflightNfs, AFlockThatVersionFourWouldRefuseBlocks) {
+  const char* v4 = "rw,vers=4.2,local_lock=none";
+  const auto found = Flocks(O_RDONLY, true, v4);
+  ASSERT_THAT(Codes(found), ElementsAre("holder-flock"));
+  EXPECT_EQ(found[0].severity, Severity::kBlocker);
+  EXPECT_THAT(found[0].what, HasSubstr("process 42 (cron) has \"pid file\""));
+  EXPECT_THAT(Codes(Flocks(O_WRONLY, false, v4)), ElementsAre("holder-flock"));
+  EXPECT_THAT(Flocks(O_RDWR, true, v4), IsEmpty());
+  EXPECT_THAT(Flocks(O_RDONLY, false, v4), IsEmpty());
+  EXPECT_THAT(Flocks(O_RDONLY, true, v4, S_IFDIR), IsEmpty());
+  EXPECT_THAT(Flocks(O_RDONLY, true, "rw,vers=3,local_lock=none"), IsEmpty());
+  EXPECT_THAT(Flocks(O_RDONLY, true, "rw,vers=4.2,local_lock=flock"),
+              IsEmpty());
+}
+
 std::vector<Finding> OtherMounts(const std::string& mountinfo,
                                  const std::string& name) {
   auto table = mount::MountTable::Parse(
@@ -284,6 +322,11 @@ TEST(PreflightHolders, EachThingThatCannotBeMovedBlocksWithItsReason) {
        [](proc::Holder* h) { h->tasks[0].fds[0].at.mode = S_IFCHR | 0600; }},
       {"holder-lock",
        [](proc::Holder* h) {
+         h->tasks[0].fds[0].locks.push_back({.kind = proc::LockKind::kPosix});
+       }},
+      {"holder-lock",
+       [](proc::Holder* h) {  // of a thread with a table of its own
+         h->tasks[0].tid = 101;
          h->tasks[0].fds[0].locks.push_back({.kind = proc::LockKind::kFlock});
        }},
       {"holder-lease",
@@ -334,6 +377,18 @@ TEST(PreflightHolders, EachThingThatCannotBeMovedBlocksWithItsReason) {
     EXPECT_THAT(Codes(plan.findings), ElementsAre(c.code));
     EXPECT_EQ(plan.Code(), Exit::kBlocked);
     EXPECT_FALSE(plan.findings.empty() || plan.findings[0].way_out.empty());
+  }
+}
+
+TEST(PreflightHolders, LocksOfDescriptionsAreNoObstacle) {
+  for (proc::LockKind kind : {proc::LockKind::kFlock, proc::LockKind::kOfd}) {
+    proc::Snapshot snapshot;
+    snapshot.holders.push_back(Writer(100));
+    snapshot.holders[0].tasks[0].fds[0].locks.push_back({.kind = kind});
+    Plan plan;
+    Findings findings(&plan.findings);
+    JudgeHolders(snapshot, &plan, &findings);
+    EXPECT_THAT(plan.findings, IsEmpty());
   }
 }
 

@@ -1,0 +1,28 @@
+// Locks as sets of ranges.
+
+#include <algorithm>
+
+#include "migrator/cutover/seams.h"
+
+namespace livemv::cutover {
+
+bool SameLock(const proc::LockLine& a, const proc::LockLine& b) {
+  return a.kind == b.kind && a.write == b.write && a.start == b.start &&
+         a.end == b.end;
+}
+
+Locks LocksLess(const Locks& a, const Locks& b) {
+  Locks less;
+  for (const proc::LockLine& lock : a)
+    if (std::none_of(b.begin(), b.end(), [&](const proc::LockLine& other) {
+          return SameLock(lock, other);
+        }))
+      less.push_back(lock);
+  return less;
+}
+
+bool SameLocks(const Locks& a, const Locks& b) {
+  return LocksLess(a, b).empty() && LocksLess(b, a).empty();
+}
+
+}  // namespace livemv::cutover

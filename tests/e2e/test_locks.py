@@ -1,0 +1,140 @@
+"""flock(2) and open file description locks: held by the same processes on every
+filesystem that DIR shows, and by nobody else at any moment."""
+import os
+import select
+import subprocess
+import unittest
+
+import bed
+
+# Holds what it is told to until it hears a line; then says so and ends.
+HOLDER = """
+import fcntl, os, struct, sys
+how, path = sys.argv[1:]
+fd = os.open(path, os.O_RDWR)
+if how == "flock":
+    fcntl.flock(fd, fcntl.LOCK_EX)
+elif how == "shared":
+    fcntl.flock(fd, fcntl.LOCK_SH)
+elif how == "posix":
+    fcntl.lockf(fd, fcntl.LOCK_EX)
+else:  # bytes 10 to 19 by the description
+    fcntl.fcntl(fd, 38, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 10, 10, 0))
+print("locked", flush=True)
+sys.stdin.readline()
+os.close(fd)
+print("let go", flush=True)
+"""
+# Tries again and again by path; whoever gets a lock that is held says so.
+CONTENDER = """
+import fcntl, os, struct, sys, select
+tries = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    for how, path in (a.split(":", 1) for a in sys.argv[1:]):
+        fd = os.open(path, os.O_RDWR)
+        try:
+            if how == "range":
+                fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 15, 1, 0))
+            else:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            print("got", how, path, flush=True)
+        except BlockingIOError:
+            tries += 1
+        os.close(fd)
+print("tries", tries, flush=True)
+"""
+
+
+class Locks(bed.Bed):
+    def setUp(self):
+        super().setUp()
+        for name in ("flock", "shared", "range"):
+            (self.disk / name).write_bytes(b"x" * 100)
+        self.holders = [self.talker(HOLDER, name, self.disk / name)
+                        for name in ("flock", "shared", "range")]
+        for holder in self.holders:
+            self.assertEqual(holder.stdout.readline(), b"locked\n")
+        self.contender = self.talker(
+            CONTENDER, *(f"{name}:{self.disk / name}" for name in ("flock", "shared", "range")))
+        self.waiters = []
+        self.wait_for_it()
+
+    def talker(self, code, *args):
+        return self.spawn("python3", "-c", code, *args, cwd="/", stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE)
+
+    def wait_for_it(self):
+        """One more process that is blocked in flock."""
+        waiter = self.talker(HOLDER, "flock", self.disk / "flock")
+        self.waiters.append(waiter)
+        bed.poll("it waits for the lock", lambda: self.waits(waiter))
+
+    @staticmethod
+    def waits(process):
+        """In flock(2); a client of NFS that polls is not in /proc/locks."""
+        with open(f"/proc/{process.pid}/syscall") as f:
+            return f.read().split()[0] == "73"
+
+    @staticmethod
+    def has_said(process):
+        return select.select([process.stdout], [], [], 0)[0]
+
+    def assert_kept(self):
+        """Nobody got a lock; then each of the waiters does, one after the other."""
+        for waiter in self.waiters:
+            self.assertFalse(self.has_said(waiter))
+        out, _ = self.contender.communicate(b"stop\n", timeout=30)
+        self.assertRegex(out, rb"\Atries [1-9]\d*\n\Z")
+        for holder in self.holders[1:]:
+            self.assertEqual(holder.communicate(b"go\n", timeout=30)[0], b"let go\n")
+        self.assertEqual(self.holders[0].communicate(b"go\n", timeout=30)[0], b"let go\n")
+        left = list(self.waiters)
+        while left:
+            got = bed.poll("one of them gets it",
+                           lambda: [w for w in left if self.has_said(w)], 60)
+            self.assertEqual(len(got), 1)
+            self.assertEqual(got[0].communicate(b"go\n", timeout=30)[0], b"locked\nlet go\n")
+            left.remove(got[0])
+
+    def test_locks_go_with_their_holders_to_the_target(self):
+        self.start("--cutover=wait", "--wait")
+        self.wait_for_it()
+        self.livemv("cutover", self.disk, "--wait")
+        self.wait_for_it()
+        self.assert_kept()
+
+    def test_locks_come_back_with_an_abort(self):
+        self.start("--cutover=wait", "--wait")
+        self.wait_for_it()
+        self.livemv("abort", self.disk, "--wait")
+        self.wait_for_it()
+        self.assert_kept()
+
+    def test_a_lock_on_a_file_that_the_kernel_writes_by_itself(self):
+        self.start("--cutover=wait", "--wait")
+        made = self.disk / "made"
+        made.write_bytes(b"")
+        fd = os.open(made, os.O_WRONLY | os.O_APPEND)
+        os.close(fd)
+        holder = self.talker(HOLDER, "flock", made)
+        self.assertEqual(holder.stdout.readline(), b"locked\n")
+        waiter = self.talker(HOLDER, "flock", made)
+        bed.poll("it waits for the lock", lambda: self.waits(waiter))
+        self.livemv("abort", self.disk, "--wait")
+        bed.poll("it waits for the lock", lambda: self.waits(waiter))
+        self.assertFalse(self.has_said(waiter))
+        holder.communicate(b"go\n", timeout=30)
+        self.assertEqual(waiter.communicate(b"go\n", timeout=30)[0], b"locked\nlet go\n")
+        self.assert_kept()
+
+    def test_rounds_that_are_put_back_keep_them(self):
+        self.start("--cutover=wait", "--wait", env={"LIVEMV_FAULTS": "cutover.swapped=error:5"})
+        self.cut_over(expect=5)
+        self.assertEqual(self.status()["state"], "synced")
+        self.wait_for_it()
+        self.livemv("abort", self.disk, "--wait")
+        self.assert_kept()
+
+
+if __name__ == "__main__":
+    unittest.main()
