@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/state/migration_state.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/units.h"
 
@@ -129,14 +130,24 @@ std::string Upper(std::string text) {
   return text;
 }
 
-// Bytes that are where they belong, of those known.
+bool IsAborting(const MigrationStatus& s) {
+  return s.state == state::StateName(state::MigrationState::kAborting);
+}
+
+// Bytes that are where they belong.
+uint64_t Done(const MigrationStatus& s) {
+  const uint64_t done =
+      IsAborting(s) ? s.bytes.copied : s.bytes.copied + s.bytes.remote;
+  return std::min(s.bytes.total, done);
+}
+
+// Of those known.
 std::string Share(const MigrationStatus& s) {
   if (s.bytes.total == 0)
     return s.scanned ? "100%" : "-";
-  uint64_t done = std::min(s.bytes.total, s.bytes.copied + s.bytes.remote);
   char buf[16];
   std::snprintf(buf, sizeof buf, "%.1f%%",
-                100.0 * static_cast<double>(done) /
+                100.0 * static_cast<double>(Done(s)) /
                     static_cast<double>(s.bytes.total));
   return buf;
 }
@@ -156,6 +167,11 @@ std::string Joined(const std::vector<std::string>& words) {
   for (const std::string& word : words)
     out += (out.empty() ? "" : " ") + word;
   return out;
+}
+
+std::string BroughtBack(const MigrationStatus& s) {
+  return FormatBytes(s.bytes.copied) + " of " + FormatBytes(s.bytes.total) +
+         " brought back  " + Share(s);
 }
 
 struct PauseSummary {
@@ -181,11 +197,15 @@ std::string RenderStatus(const MigrationStatus& s) {
   if (!s.reason.empty())
     out += "  (" + Printable(s.reason) + ")";
   out += "\nverbs    " + (s.verbs.empty() ? "none" : Joined(s.verbs));
-  out += "\ncopy     " + FormatBytes(s.bytes.copied) + " of " +
-         FormatBytes(s.bytes.total - std::min(s.bytes.total, s.bytes.remote)) +
-         "  " + Share(s) + "   " + FormatCount(s.files.copied) + " of " +
-         FormatCount(s.files.total) + " files" +
-         (s.scanned ? "" : " found so far");
+  if (IsAborting(s))
+    out += "\nback     " + BroughtBack(s);
+  else
+    out += "\ncopy     " + FormatBytes(s.bytes.copied) + " of " +
+           FormatBytes(s.bytes.total -
+                       std::min(s.bytes.total, s.bytes.remote)) +
+           "  " + Share(s) + "   " + FormatCount(s.files.copied) + " of " +
+           FormatCount(s.files.total) + " files" +
+           (s.scanned ? "" : " found so far");
   if (s.rate >= 1)
     out += "   " + Rate(s.rate);
   if (s.eta_s >= 0 && s.state == "copying")
@@ -232,17 +252,17 @@ std::string RenderListLine(const MigrationStatus& s) {
 }
 
 std::string RenderProgress(const MigrationStatus& s) {
-  std::string out =
-      s.state + ": " +
-      FormatBytes(std::min(s.bytes.total, s.bytes.copied + s.bytes.remote)) +
-      "/" +
-      FormatBytes(s.bytes.total) + " " + Share(s) + ", " +
-      FormatCount(std::min(s.files.total, s.files.copied + s.files.remote)) +
-      "/" +
-      FormatCount(s.files.total) + " files";
-  if (s.state == "copying" || s.state == "aborting") {
+  std::string out = s.state + ": ";
+  if (IsAborting(s))
+    out += BroughtBack(s) + ", " + FormatCount(s.files.remote) + " files to go";
+  else
+    out += FormatBytes(Done(s)) + "/" + FormatBytes(s.bytes.total) + " " +
+           Share(s) + ", " +
+           FormatCount(
+               std::min(s.files.total, s.files.copied + s.files.remote)) +
+           "/" + FormatCount(s.files.total) + " files";
+  if (s.state == "copying")
     out += ", " + Rate(s.rate) + ", ETA " + Eta(s.eta_s);
-  }
   out += ", " + std::to_string(s.holders.size()) + " holders";
   if (!s.reason.empty())
     out += " (" + Printable(s.reason) + ")";

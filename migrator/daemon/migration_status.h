@@ -20,6 +20,8 @@ struct Totals {
   uint64_t total = 0;   // known so far: grows while the tree is first read
   uint64_t copied = 0;  // on the target, from the source
   uint64_t remote = 0;  // the target alone has it
+  // While aborting `copied` is what was brought back to the source, by this
+  // worker, and `total` that with what is left to bring.
   bool operator==(const Totals&) const = default;
 };
 

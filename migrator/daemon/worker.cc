@@ -322,6 +322,11 @@ MigrationStatus Worker::MakeStatus() {
     s.bytes.copied = s.bytes.total - s.bytes.remote;
     s.files.copied = s.files.total - std::min(s.files.total, s.files.remote);
   }
+  if (state == MigrationState::kAborting) {
+    s.bytes.copied = overlay_.BroughtBack();
+    s.bytes.total = s.bytes.copied + s.bytes.remote;
+    s.rate = 0;
+  }
   if (s.scanned && s.rate >= 1) {
     uint64_t done = std::min(s.bytes.total, s.bytes.copied + s.bytes.remote);
     s.eta_s = static_cast<int64_t>(

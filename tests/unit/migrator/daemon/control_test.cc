@@ -132,5 +132,20 @@ TEST(MigrationStatus, TextNamesStateReasonVerbsAndWhoIsInTheWay) {
   EXPECT_EQ(RenderProgress(SomeStatus()).find('\n'), std::string::npos);
 }
 
+TEST(MigrationStatus, AnAbortShowsWhatWasBroughtBack) {
+  MigrationStatus s = SomeStatus();
+  s.state = "aborting";
+  s.bytes = {1000, 250, 750};
+  s.files = {10, 7, 3};
+  const std::string text = RenderStatus(s);
+  EXPECT_NE(text.find("back     250 B of 1000 B brought back  25.0%"),
+            std::string::npos)
+      << text;
+  EXPECT_EQ(text.find("\ncopy "), std::string::npos);
+  EXPECT_NE(RenderListLine(s).find("25.0%"), std::string::npos);
+  EXPECT_NE(RenderProgress(s).find("25.0%, 3 files to go"), std::string::npos)
+      << RenderProgress(s);
+}
+
 }  // namespace
 }  // namespace livemv::daemon
