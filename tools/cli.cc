@@ -45,6 +45,8 @@ constexpr std::array kVerbs = {
             "dismiss a moved migration; free the old bytes with --reclaim"},
     VerbRow{Verb::kInspect, "inspect", "PATH|DIR|ID",
             "show who owns which bytes of a file or a tree"},
+    VerbRow{Verb::kExplain, "explain", "PID [DIR] [--json]",
+            "show what ties a process to the tree, and what would become of it"},
     VerbRow{Verb::kJournalDump, "journal", "dump ID",
             "print a migration's journal"},
 };
@@ -113,6 +115,7 @@ struct Raw {
   std::string max_pause = "200ms";
   std::vector<std::string> accept;
   std::string journal_verb;
+  std::string pid;
   std::string allow_loss;
 };
 
@@ -145,6 +148,11 @@ void AddOptions(CLI::App& app, Verb verb, Command& c, Raw& raw) {
       app.add_option("PATH", c.which, "a file, a directory, or a migration ID")
           ->required();
       break;
+    case Verb::kExplain:
+      app.add_option("PID", raw.pid, "the process")->required();
+      app.add_option("DIR", c.dir,
+                     "the directory; without it, that of each migration");
+      break;
     case Verb::kList:
       break;
     default: {
@@ -158,6 +166,7 @@ void AddOptions(CLI::App& app, Verb verb, Command& c, Raw& raw) {
     case Verb::kPlan:
     case Verb::kList:
     case Verb::kInspect:
+    case Verb::kExplain:
       app.add_flag("--json", c.json, "print JSON");
       break;
     case Verb::kStart:
@@ -222,6 +231,8 @@ std::string Check(Verb verb, const Raw& raw, Command& c) {
   if (verb == Verb::kJournalDump && raw.journal_verb != "dump")
     return "'journal' knows one thing to do, 'dump'; not '" +
            raw.journal_verb + "'";
+  if (verb == Verb::kExplain && !ParsePid(raw.pid, &c.pid))
+    return "explain takes a process id, not '" + raw.pid + "'";
   for (const std::string& text : raw.accept) {
     pid_t pid = 0;
     if (!ParsePid(text, &pid))

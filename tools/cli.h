@@ -27,12 +27,13 @@ enum class Verb {
   kAbort,
   kFinish,
   kInspect,
+  kExplain,
   kJournalDump,
 };
 
 struct Command {
   Verb verb = Verb::kList;
-  std::string dir;     // plan, start
+  std::string dir;     // plan, start, explain
   std::string target;  // plan, start
   std::string which;   // DIR, ID or PATH of the other verbs; may be empty
   bool json = false;
@@ -48,6 +49,7 @@ struct Command {
   std::vector<pid_t> accept;
   bool only_pending = false;
   bool only_remote = false;
+  pid_t pid = 0;  // explain
 };
 
 // Either a command, or a text and the code to exit with: help and version go

@@ -37,6 +37,8 @@ Exit Dispatch(const Command& command) {
       return ListCommand(registry, command);
     case Verb::kInspect:
       return InspectCommand(registry, command);
+    case Verb::kExplain:
+      return ExplainCommand(registry, command);
     case Verb::kJournalDump:
       return DumpCommand(registry, command);
     default:

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "migrator/daemon/anchor_report.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/preflight_findings.h"
 #include "migrator/daemon/units.h"
@@ -117,24 +118,7 @@ Json SurveyJson(const Survey& survey) {
               {"survey_ms", survey.took_ns / 1'000'000}};
 }
 
-const char* VerdictWord(proc::Movability movability) {
-  switch (movability) {
-    case proc::Movability::kMovable:
-      return "movable";
-    case proc::Movability::kStays:
-      return "stays";
-    case proc::Movability::kBlocks:
-      break;
-  }
-  return "blocks";
-}
-
 Json HolderJson(const PlannedHolder& planned) {
-  Json reasons = Json::array();
-  for (const proc::Reason& reason : planned.verdict.reasons)
-    reasons.push_back({{"code", reason.code},
-                       {"what", reason.what},
-                       {"way_out", reason.way_out}});
   return Json{{"pid", planned.holder.pid},
               {"command", planned.holder.comm},
               {"cmdline", planned.holder.cmdline},
@@ -144,7 +128,8 @@ Json HolderJson(const PlannedHolder& planned) {
               {"fds", planned.fds},
               {"maps", planned.maps},
               {"verdict", VerdictWord(planned.verdict.movability)},
-              {"reasons", std::move(reasons)}};
+              {"reasons", ReasonsJson(planned.verdict.reasons)},
+              {"anchors", AnchorsJson(planned.anchors)}};
 }
 
 }  // namespace

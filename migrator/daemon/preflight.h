@@ -29,6 +29,7 @@
 #include "migrator/daemon/tree_survey.h"
 #include "migrator/mount/mount_fd.h"
 #include "migrator/proc/process_snapshot.h"
+#include "migrator/proc/anchors.h"
 #include "migrator/proc/verdict.h"
 
 namespace livemv::daemon {
@@ -71,6 +72,7 @@ struct PlanRequest {
 struct PlannedHolder {
   proc::Holder holder;
   proc::Verdict verdict;
+  std::vector<proc::Anchor> anchors;
   size_t cwds = 0;  // tasks with a working directory or root in the tree
   size_t fds = 0;
   size_t maps = 0;

@@ -22,6 +22,7 @@ void JudgeHolders(const proc::Snapshot& snapshot, Plan* plan,
   for (const proc::Holder& holder : snapshot.holders) {
     PlannedHolder planned;
     planned.verdict = proc::Judge(holder, written);
+    planned.anchors = proc::AnchorsOf(holder, written);
     planned.fds = holder.FdCount();
     planned.maps = holder.mappings.size();
     for (const proc::Task& task : holder.tasks)
