@@ -42,21 +42,44 @@ Status ByteLedger::Forget(FileId id) {
 }
 
 Status ByteLedger::NothingToPutBack(FileRecord& r) {
-  MutexLock lock(r.mu);
-  return r.put_back ? PutBackDoneLocked(r) : Status{};
+  state::Seq seq = 0;
+  {
+    MutexLock lock(r.mu);
+    if (r.put_back && r.put_back_journaled) {
+      TRY(PutBackDoneLocked(r));
+      seq = r.facts.last_seq;
+    }
+    if (r.back_range) {
+      r.put_back = PutBackNow(r.id);
+      table_->SetToPutBack(r.id, true);
+    }
+  }
+  return seq == 0 ? Status{} : journal_->Sync(seq);
 }
 
-Status ByteLedger::ToPutBackLocked(FileRecord& r, state::PutBackFact fact) {
+state::PutBackFact ByteLedger::PutBackNow(FileId id) {
+  const int64_t now = sys()->RealtimeNs();
+  return {id, static_cast<uint64_t>(now / 1'000'000'000),
+          static_cast<uint32_t>(now % 1'000'000'000), {}};
+}
+
+Status ByteLedger::ToPutBackLocked(FileRecord& r, state::PutBackFact fact,
+                                   bool done) {
+  if (r.forgotten)
+    return {};
   TRY(AppendLocked(r, fact));
   r.put_back = std::move(fact);
-  r.put_back_done = false;
+  r.put_back_journaled = true;
+  r.put_back_done = done;
   table_->SetToPutBack(r.id, true);
   return {};
 }
 
 Status ByteLedger::PutBackDoneLocked(FileRecord& r) {
-  TRY(AppendLocked(r, state::PutBackDoneFact{r.id}));
+  if (r.put_back_journaled)
+    TRY(AppendLocked(r, state::PutBackDoneFact{r.id}));
   r.put_back.reset();
+  r.put_back_journaled = r.put_back_done = false;
   table_->SetToPutBack(r.id, false);
   return {};
 }

@@ -141,11 +141,14 @@ class ByteLedger {
   core::Result<uint64_t> ClaimLocked(FileRecord& r,
                                      std::span<const uint64_t> chunks);
 
-  // Abort: an application is about to change r itself, so its source's time
-  // and capability are no longer what bringing bytes back has to restore.
+  // Abort: an application is about to change r itself, so that the time and
+  // capability its source had are not to be put back: durably so when this
+  // returns, since the change may become durable by itself. In a piece that is
+  // brought back the time of the change takes their place, in this life.
   core::Status NothingToPutBack(FileRecord& r);
-  // Says what is to be put back from now on instead.
-  core::Status ToPutBackLocked(FileRecord& r, state::PutBackFact fact);
+  // Says what is to be put back from now on. done: the source has it already.
+  core::Status ToPutBackLocked(FileRecord& r, state::PutBackFact fact,
+                               bool done);
   core::Status PutBackDoneLocked(FileRecord& r);
 
   // A write to the source has returned.
@@ -197,6 +200,8 @@ class ByteLedger {
   core::Syscalls* sys() const { return source_->sys(); }
 
  private:
+  state::PutBackFact PutBackNow(FileId id);
+
   FileTable* const table_;
   SourceTree* const source_;
   ObjectStore* const objects_;

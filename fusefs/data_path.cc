@@ -313,47 +313,68 @@ Status DataPath::CompleteDirect(FileRecord& r, core::Stat* stat) {
   return {};
 }
 
-Status DataPath::ChangeAttrs(FileId id, const struct timespec* times,
-                             bool capability,
+Status DataPath::ChangeAttrs(FileId id, const AttrsChange& change,
                              const std::function<Status()>& on_source) {
-  if (times == nullptr && !capability)
+  if (change.times == nullptr && !change.capability)
     return on_source();
   FileRef r = table_->Find(id);
-  if (!r || (serving_ != Serving::kAborting &&
-             (times == nullptr || !IsWhollyRemote(*r))))
+  if (!r)
     return on_source();
+  if (serving_ != Serving::kAborting &&
+      (change.times == nullptr || !IsWhollyRemote(*r))) {
+    TRY(on_source());
+    // An abort that has begun meanwhile does not wait for this.
+    if (serving_ != Serving::kAborting)
+      return {};
+    MutexLock writes(r->write_mu);
+    return KeepChanged(*r, change);
+  }
   // Neither becoming direct nor its end comes in between, nor the begin or end
   // of a piece that is brought back.
   MutexLock writes(r->write_mu);
+  if (change.capability)
+    TRY(ForgetCapability(*r));
   TRY(on_source());
-  TRY(KeepChanged(*r, times != nullptr && times[1].tv_nsec != UTIME_OMIT,
-                  capability));
-  if (times == nullptr || !IsDirect(*r))
+  TRY(KeepChanged(*r, change));
+  if (change.times == nullptr || !IsDirect(*r))
     return {};
   ASSIGN_OR_RETURN(SharedFd fd, objects_->Path(id));
-  return sys_->UTimens(fd->Get(), times);
+  return sys_->UTimens(fd->Get(), change.times);
 }
 
-Status DataPath::KeepChanged(FileRecord& r, bool mtime, bool capability) {
-  state::PutBackFact fact;
+Status DataPath::ForgetCapability(FileRecord& r) {
+  state::Seq seq;
   {
     MutexLock lock(r.mu);
-    if (!r.put_back)
+    if (!r.put_back || r.put_back->capability.empty())
       return {};
-    fact = *r.put_back;
+    state::PutBackFact fact = *r.put_back;
+    fact.capability.clear();
+    TRY(ledger_->ToPutBackLocked(r, std::move(fact), r.put_back_done));
+    seq = r.facts.last_seq;
   }
-  ASSIGN_OR_RETURN(SharedFd fd, source_->Path(r.id));
-  if (mtime) {
-    ASSIGN_OR_RETURN(core::Stat st,
-                     sys_->StatAt(fd->Get(), "", STATX_MTIME));
-    fact.mtime_sec = static_cast<uint64_t>(st.stx_mtime.tv_sec);
-    fact.mtime_nsec = st.stx_mtime.tv_nsec;
-  }
-  if (capability) {
-    ASSIGN_OR_RETURN(fact.capability, CapabilityOf(sys_, fd->Get()));
-  }
+  return ledger_->journal()->Sync(seq);
+}
+
+// As the change has it, not as the source is: a piece may just be written.
+Status DataPath::KeepChanged(FileRecord& r, const AttrsChange& change) {
   MutexLock lock(r.mu);
-  return ledger_->ToPutBackLocked(r, std::move(fact));
+  if (!r.put_back)
+    return {};
+  state::PutBackFact fact = *r.put_back;
+  if (change.times != nullptr && change.times[1].tv_nsec == UTIME_NOW) {
+    const int64_t now = sys_->RealtimeNs();
+    fact.mtime_sec = static_cast<uint64_t>(now / 1'000'000'000);
+    fact.mtime_nsec = static_cast<uint32_t>(now % 1'000'000'000);
+  } else if (change.times != nullptr &&
+             change.times[1].tv_nsec != UTIME_OMIT) {
+    fact.mtime_sec = static_cast<uint64_t>(change.times[1].tv_sec);
+    fact.mtime_nsec = static_cast<uint32_t>(change.times[1].tv_nsec);
+  }
+  if (change.capability)
+    fact.capability = *change.capability;
+  return ledger_->ToPutBackLocked(r, std::move(fact),
+                                  r.put_back_done && !r.back_range);
 }
 
 Status DataPath::BeforeChange(FileRecord& r) {

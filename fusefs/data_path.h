@@ -84,10 +84,13 @@ class DataPath {
   bool IsDirect(FileId id);
   // on_source gives the source's inode other attributes. A direct file's object
   // gets the times too. What is changed so outlives a piece that is brought
-  // back just now: the modification time, and with capability set (an owner, the
-  // attribute itself) the capability.
-  core::Status ChangeAttrs(FileId id, const struct timespec* times,
-                           bool capability,
+  // back just now: the modification time and the capability.
+  struct AttrsChange {
+    const struct timespec* times = nullptr;  // two, as for utimensat(2)
+    // Empty: none any more (also by a new owner).
+    std::optional<std::string> capability = std::nullopt;
+  };
+  core::Status ChangeAttrs(FileId id, const AttrsChange& change,
                            const std::function<core::Status()>& on_source);
 
   // A file was created on the source as a placeholder: its local end is 0.
@@ -102,9 +105,11 @@ class DataPath {
   FileTable* table() const { return table_; }
 
  private:
-  // What is to be put back becomes in part what the source has now; with r's
+  // What is to be put back becomes in part what an application wants; with r's
   // write_mu held.
-  core::Status KeepChanged(FileRecord& r, bool mtime, bool capability);
+  core::Status KeepChanged(FileRecord& r, const AttrsChange& change);
+  // The old capability is not to come back, whatever becomes of the change.
+  core::Status ForgetCapability(FileRecord& r);
   // With write_mu held, before an application's change of bytes or size.
   core::Status BeforeChange(FileRecord& r);
   class Change;  // brackets a change of bytes for the generations

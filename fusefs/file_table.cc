@@ -163,7 +163,9 @@ void FileTable::Adopt(const state::RecoveredState& state) {
       cuts_.insert(id);
     }
     if (file.put_back) {
-      Unpack(shard, slot, id)->put_back = file.put_back;
+      FileRecord* record = Unpack(shard, slot, id);
+      record->put_back = file.put_back;
+      record->put_back_journaled = true;
       to_put_back_.insert(id);
     }
     if (slot.live == nullptr && !slot.packed)

@@ -144,6 +144,7 @@ struct FileRecord {
   // sync) or an application changes it. In the table's set likewise.
   std::optional<state::PutBackFact> put_back;
   bool put_back_done = false;
+  bool put_back_journaled = false;  // a successor is to do it, too
   bool remote_back = false;  // remote bytes were brought back and still are
   // One fsync of the object at a time: the kernel tells an error once, and
   // its consequences must be drawn before anybody else's fsync succeeds.

@@ -57,7 +57,7 @@ core::Status OverlayFs::DropPrivileges(const Pass& pass, FileId id) {
     return {};
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
   return parts_.data->ChangeAttrs(
-      id, nullptr, true, [&] { return pass.ops().DropPrivileges(id); });
+      id, {.capability = ""}, [&] { return pass.ops().DropPrivileges(id); });
 }
 
 core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
@@ -81,10 +81,13 @@ core::Result<core::Stat> OverlayFs::SetAttr(FileId id, const AttrChange& change,
       change.mtime) {
     ASSIGN_OR_RETURN(Redo::Change redo, Begin(pass, {Place{id, {}}}));
     const auto times = change.Times();
+    DataPath::AttrsChange changed;
+    if (change.atime || change.mtime)
+      changed.times = times.data();
+    if (change.uid || change.gid)
+      changed.capability = "";
     TRY(parts_.data->ChangeAttrs(
-        id, change.atime || change.mtime ? times.data() : nullptr,
-        change.uid || change.gid,
-        [&] { return pass.ops().ChangeAttrs(id, change); }));
+        id, changed, [&] { return pass.ops().ChangeAttrs(id, change); }));
   }
   return GetAttrIn(pass, id);
 }
@@ -301,9 +304,12 @@ core::Status OverlayFs::SetXattr(FileId id, const char* name,
     return core::FailSys(EOPNOTSUPP, "the target stores no " +
                                          std::string(name));
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
-  return parts_.data->ChangeAttrs(
-      id, nullptr, IsCapability(name),
-      [&] { return pass.ops().SetXattr(id, name, value, flags); });
+  DataPath::AttrsChange changed;
+  if (IsCapability(name))
+    changed.capability = value;
+  return parts_.data->ChangeAttrs(id, changed, [&] {
+    return pass.ops().SetXattr(id, name, value, flags);
+  });
 }
 
 core::Result<std::vector<std::string>> OverlayFs::ListXattr(FileId id) {
@@ -317,9 +323,11 @@ core::Status OverlayFs::RemoveXattr(FileId id, const char* name) {
   Pass pass(this);
   TRY(RefusePrivate(name, ENODATA));
   ASSIGN_OR_RETURN(Redo::Change change, Begin(pass, {Place{id, {}}}));
+  DataPath::AttrsChange changed;
+  if (IsCapability(name))
+    changed.capability = "";
   return parts_.data->ChangeAttrs(
-      id, nullptr, IsCapability(name),
-      [&] { return pass.ops().RemoveXattr(id, name); });
+      id, changed, [&] { return pass.ops().RemoveXattr(id, name); });
 }
 
 }  // namespace livemv::fusefs

@@ -373,6 +373,7 @@ Status Passthrough::TakeBack(FileRecord& r) {
     if (!SameTime(was.stx_mtime, is.stx_mtime)) {
       const timespec times[2] = {ToTimespec(is.stx_atime),
                                  ToTimespec(is.stx_mtime)};
+      TRY(ledger_->NothingToPutBack(r));
       BytesListener* listener = ledger_->listener();
       if (listener != nullptr)
         listener->AttrsTouching(r.id);

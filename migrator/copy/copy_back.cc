@@ -299,7 +299,7 @@ Status CopyBack::SyncWholeSource() {
   for (const FileRef& r : put_back) {
     MutexLock lock(r->mu);
     // Neither written since, nor at it again.
-    if (r->put_back && r->put_back_done)
+    if (r->put_back && r->put_back_done && !r->back_range)
       TRY(ledger_->PutBackDoneLocked(*r));
   }
   return {};
@@ -317,8 +317,15 @@ Result<uint64_t> CopyBack::SourceSize(fusefs::FileRecord& r) {
 Status CopyBack::KeepBeside(fusefs::FileRecord& r) {
   {
     MutexLock lock(r.mu);
-    if (r.put_back)
+    if (r.put_back && r.put_back_journaled) {
+      r.put_back_done = false;
       return {};
+    }
+    if (r.put_back) {  // of a write in the last piece
+      TRY(ledger_->ToPutBackLocked(r, *r.put_back, false));
+      kept_seq_ = std::max(kept_seq_, r.facts.last_seq);
+      return {};
+    }
   }
   ASSIGN_OR_RETURN(SharedFd fd, ledger_->source()->Path(r.id));
   ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(fd->Get(), "", STATX_MTIME));
@@ -326,8 +333,8 @@ Status CopyBack::KeepBeside(fusefs::FileRecord& r) {
                           st.stx_mtime.tv_nsec, {}};
   ASSIGN_OR_RETURN(fact.capability, fusefs::CapabilityOf(sys_, fd->Get()));
   MutexLock lock(r.mu);
-  TRY(ledger_->ToPutBackLocked(r, std::move(fact)));
-  kept_seq_ = r.facts.last_seq;
+  TRY(ledger_->ToPutBackLocked(r, std::move(fact), false));
+  kept_seq_ = std::max(kept_seq_, r.facts.last_seq);
   return {};
 }
 
@@ -367,14 +374,19 @@ Status CopyBack::PutBack(fusefs::FileRecord& r) {
 }
 
 Status CopyBack::PutBackAll() {
+  Status all;
   for (state::FileId id : ledger_->table()->ToPutBack()) {
-    ASSIGN_OR_RETURN(FileRef r, FindLiving(id));
-    if (!r)
-      continue;
-    MutexLock writes(r->write_mu);
-    TRY(PutBack(*r));
+    Status one = [&]() -> Status {
+      ASSIGN_OR_RETURN(FileRef r, FindLiving(id));
+      if (!r)
+        return {};
+      MutexLock writes(r->write_mu);
+      return PutBack(*r);
+    }();
+    if (!one && all)
+      all = std::move(one);
   }
-  return {};
+  return all;
 }
 
 // The source may hold bytes past the local end: of a truncate that a power
@@ -413,7 +425,6 @@ Result<std::optional<CopyBack::Piece>> CopyBack::BeginPiece(FileRef file) {
   TRY(KeepBeside(r));
   {
     MutexLock lock(r.mu);
-    r.put_back_done = false;
     r.back_range = piece.range;
     r.back_moved = false;
   }
@@ -511,6 +522,7 @@ Status CopyBack::Finish(int64_t deadline_ns) {
     MutexLock writes(r->write_mu);
     TRY(TrimSource(*r));
   }
+  TRY(PutBackAll());  // what an earlier call left
   return SyncWholeSource();
 }
 

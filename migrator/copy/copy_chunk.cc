@@ -383,9 +383,10 @@ void CopyEngine::NoteMismatch(Job& job, const Copied& copied) {
 }
 
 void CopyEngine::FinishJob(Job& job, Batch& batch) {
-  job.target_trouble = core::FaultPoint("copy.synced");
-  if (!job.target_trouble)
+  if (Status passed = core::FaultPoint("copy.synced"); !passed) {
+    job.target_trouble = std::move(passed);
     return;
+  }
   std::vector<uint64_t> good;
   if (options_.verify && !job.chunks.empty()) {
     auto file = verifier_.Open(job.id, batch.buffer);

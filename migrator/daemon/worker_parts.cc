@@ -39,6 +39,10 @@ bool IsLocal(int64_t fs_type) {
     case BTRFS_SUPER_MAGIC:
     case F2FS_SUPER_MAGIC:
     case TMPFS_MAGIC:
+    case OVERLAYFS_SUPER_MAGIC:
+    case 0x2fc12fc1:  // ZFS
+    case 0xca451a4e:  // bcachefs
+    case 0x3153464a:  // JFS
       return true;
     default:
       return false;

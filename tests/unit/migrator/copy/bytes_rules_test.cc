@@ -620,7 +620,7 @@ TEST_F(BytesRules, ATimeThatIsSetWhileAFileIsBroughtBackStays) {
     return bed.sys.UTimens((*fd)->Get(), set);
   };
   Before("PWrite", bed.source_fs, [&] {
-    ASSERT_TRUE(bed.worker->data.ChangeAttrs(id, set, false, on_source).has_value());
+    ASSERT_TRUE(bed.worker->data.ChangeAttrs(id, {.times = set}, on_source).has_value());
   });
   ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
   auto fd = bed.worker->source.Path(id);
@@ -703,11 +703,58 @@ TEST_F(BytesPutBack, ASuccessorPutsBackATimeThatWasSetMeanwhile) {
       return bed.sys.UTimens((*fd)->Get(), set);
     };
     ASSERT_TRUE(
-        bed.worker->data.ChangeAttrs(id, set, false, on_source).has_value());
+        bed.worker->data.ChangeAttrs(id, {.times = set}, on_source).has_value());
   });
   Succeed();
   EXPECT_EQ(Mtime().tv_sec, 1234);
   EXPECT_EQ(Mtime().tv_nsec, 5678);
+}
+
+// As tar and cp -p do.
+TEST_F(BytesPutBack, ATimeThatIsSetAfterAWriteInTheSamePieceStays) {
+  const struct timespec set[2] = {{0, UTIME_OMIT}, {1234, 5678}};
+  auto on_source = [&] {
+    auto fd = bed.worker->source.Path(id);
+    return bed.sys.UTimens((*fd)->Get(), set);
+  };
+  Before("PWrite", bed.source_fs, [&] {
+    ASSERT_TRUE(bed.Write(id, 7, "OWN").has_value());
+    ASSERT_TRUE(
+        bed.worker->data.ChangeAttrs(id, {.times = set}, on_source).has_value());
+  });
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_EQ(bed.OnSource("f"), "localgrOWN");
+  EXPECT_EQ(Mtime().tv_sec, 1234);
+  EXPECT_EQ(Mtime().tv_nsec, 5678);
+  EXPECT_TRUE(bed.worker->table.ToPutBack().empty());
+}
+
+TEST_F(BytesPutBack, AWriteIsDurablyTheLastWordBeforeItIsMade) {
+  ASSERT_TRUE(*bed.worker->back.Step());
+  bool seen = false;
+  Before("PWrite", bed.source_fs, [&] {
+    seen = true;
+    EXPECT_LT(bed.journal.Last<state::PutBackDoneFact>(), bed.journal.durable);
+  });
+  ASSERT_TRUE(bed.Write(id, 0, "L").has_value());
+  EXPECT_TRUE(seen);
+}
+
+// What one piece has put back is not said to be for the next one.
+TEST_F(BytesPutBack, ATrimThatFailedIsNotSaidToBeDone) {
+  ASSERT_TRUE(*bed.worker->back.Step());
+  ASSERT_TRUE(bed.Write(id, 10, "more").has_value());
+  ASSERT_TRUE(*bed.worker->back.Step());
+  bed.worker->table.SetUntrimmed(id, true);
+  {
+    auto fd = bed.worker->source.Data(id);
+    ASSERT_TRUE(bed.sys.FTruncate((*fd)->Get(), 100).has_value());
+  }
+  bed.sys.FailNext("UTimens", bed.source_fs, EIO);
+  EXPECT_FALSE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_EQ(bed.worker->table.ToPutBack().size(), 1u);
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_TRUE(bed.worker->table.ToPutBack().empty());
 }
 
 TEST_F(BytesPutBack, WhatIsToBePutBackIsDurableBeforeTheFirstByte) {
@@ -746,7 +793,7 @@ TEST_F(BytesPutBack, ACapabilityThatWasTakenAwayMeanwhileStaysAway) {
       bed.sys.SetXattr((*fd)->Get(), fusefs::kCapability, "cap", 0).has_value());
   Before("PWrite", bed.source_fs, [&] {
     ASSERT_TRUE(bed.worker->data
-                    .ChangeAttrs(id, nullptr, true,
+                    .ChangeAttrs(id, {.capability = ""},
                                  [&] {
                                    return bed.sys.RemoveXattr(
                                        (*fd)->Get(), fusefs::kCapability);

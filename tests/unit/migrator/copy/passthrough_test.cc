@@ -188,7 +188,7 @@ TEST_F(PassthroughTest, TimesAreTheObjectsMeanwhileAndThenTheSources) {
   EXPECT_EQ(M(Look(f)), M(ObjectStat(f)));
   EXPECT_NE(M(Look(f)), M(SourceStat(f)));
   const timespec old[2] = {{7, 0}, {8, 9}};
-  ASSERT_TRUE(bed.worker->data.ChangeAttrs(f, old, false, [&] {
+  ASSERT_TRUE(bed.worker->data.ChangeAttrs(f, {.times = old}, [&] {
     return bed.sys.UTimens((*bed.worker->source.Path(f))->Get(), old);
   }));
   EXPECT_EQ(M(Look(f)), (std::pair<int64_t, uint32_t>{8, 9}));
