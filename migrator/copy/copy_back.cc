@@ -351,6 +351,11 @@ Status CopyBack::ResizeSource(fusefs::FileRecord& r, uint64_t size) {
   return sys_->FTruncate(fd->Get(), size);
 }
 
+bool CopyBack::IsToPutBack(fusefs::FileRecord& r) {
+  MutexLock lock(r.mu);
+  return r.put_back && !r.put_back_done;
+}
+
 // With write_mu held, so that no application's write is between the check and
 // the act.
 Status CopyBack::PutBack(fusefs::FileRecord& r) {
@@ -377,8 +382,11 @@ Status CopyBack::PutBackAll() {
   Status all;
   for (state::FileId id : ledger_->table()->ToPutBack()) {
     Status one = [&]() -> Status {
-      ASSIGN_OR_RETURN(FileRef r, FindLiving(id));
-      if (!r)
+      FileRef r = ledger_->table()->Find(id);
+      if (!r || !IsToPutBack(*r))
+        return {};
+      ASSIGN_OR_RETURN(bool gone, IsGone(id));
+      if (gone)
         return {};
       MutexLock writes(r->write_mu);
       return PutBack(*r);

@@ -103,6 +103,7 @@ class CopyBack {
   // durable after SyncKept, before anything is written to the file.
   core::Status KeepBeside(fusefs::FileRecord& r);
   core::Status SyncKept();
+  static bool IsToPutBack(fusefs::FileRecord& r);
   // With write_mu held, after the writing.
   core::Status PutBack(fusefs::FileRecord& r);
 
