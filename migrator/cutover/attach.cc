@@ -214,6 +214,7 @@ class Attach {
     back.overlay_tree = request_.overlay_tree;
     back.own = request_.own;
     back.commit_source = false;
+    back.kept = &outcome_.kept;
     back.pause_ns = request_.pause_ns;
     back.total_ns = request_.total_ns;
     Deps deps = deps_;

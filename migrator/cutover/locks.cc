@@ -11,6 +11,14 @@ bool SameLock(const proc::LockLine& a, const proc::LockLine& b) {
          a.end == b.end;
 }
 
+Locks HeldLocks(const proc::Descriptor& fd) {
+  Locks held;
+  for (const proc::LockLine& lock : fd.locks)
+    if (!lock.waiting && proc::IsOfDescription(lock))
+      held.push_back(lock);
+  return held;
+}
+
 Locks LocksLess(const Locks& a, const Locks& b) {
   Locks less;
   for (const proc::LockLine& lock : a)

@@ -128,9 +128,7 @@ class Planner {
     want.path = fd.at.path;
     want.flags = ReopenFlags(fd.flags, directory);
     want.position = fd.pos;
-    for (const proc::LockLine& lock : fd.locks)
-      if (!lock.waiting && proc::IsOfDescription(lock))
-        want.locks.push_back(lock);
+    want.locks = HeldLocks(fd);
     want.directory = directory;
     want.view = directory && Foreign(holder) ? holder.mnt_ns : 0;
     plan_.wants.push_back(std::move(want));

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/result.h"
-#include "core/unique_fd.h"
+#include "migrator/cutover/seams.h"
 #include "migrator/trace/frozen_set.h"
 
 namespace livemv::cutover {
@@ -44,7 +44,7 @@ struct Outcome {
   // Went wrong after the commit, or is less than one would wish: for the log
   // and the status.
   std::vector<std::string> warnings;
-  std::vector<core::UniqueFd> kept;  // see RoundReport; of committed rounds
+  std::vector<KeptOld> kept;  // see RoundReport; of committed rounds
 };
 
 }  // namespace livemv::cutover

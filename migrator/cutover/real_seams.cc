@@ -180,6 +180,13 @@ class RealDescriptorOps : public DescriptorOps {
     return {};
   }
 
+  Result<UniqueFd> Duplicate(int fd) override {
+    UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!copy)
+      return FailSys(errno, "duplicate a descriptor");
+    return copy;
+  }
+
   Result<UniqueFd> Share(const Seat& seat) override { return Steal(seat); }
 
   // flock(2) cannot change a lock in place: it is let go first, and somebody

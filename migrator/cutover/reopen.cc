@@ -99,8 +99,10 @@ class Reopen {
         TRY(MoveThem(std::move(scan)));
         continue;
       }
-      if (++clean == 2)
+      if (++clean == 2) {
+        outcome_.kept.clear();  // nobody is there, and the worker counts them
         break;
+      }
       if (deps_.clock->NowNs() > until_ns_)
         return Fail(ErrorCode::kTimeout, "files are opened all the time");
       deps_.clock->WaitNs(kLookAgainNs);

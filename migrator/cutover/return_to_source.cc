@@ -48,6 +48,14 @@ class Return {
     // The overlay has never served anything but the source: it can go first.
     ASSIGN_OR_RETURN(Scan scan, Look());
     TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
+    // But not before whoever holds a lock, for others could get it there.
+    if (AnyLocked(scan.movers)) {
+      Status moved = Retry(deps_, until_ns_, &outcome_, [&] { return Leave(); });
+      if (moved)
+        return {};
+      outcome_.warnings.push_back("move holders of locks first: " +
+                                  moved.error().ToString());
+    }
     size_t before = outcome_.warnings.size();
     views_.ShowSource(&outcome_.warnings);
     if (views_.OverlayIsOnTop())
@@ -57,6 +65,24 @@ class Return {
                            ? outcome_.warnings.back()
                            : "for an unknown reason"));
     return {};
+  }
+
+  static bool AnyLocked(const std::vector<proc::Holder>& holders) {
+    for (const proc::Holder& holder : holders)
+      for (const proc::Task& task : holder.tasks)
+        for (const proc::Descriptor& fd : task.fds)
+          if (!HeldLocks(fd).empty())
+            return true;
+    return false;
+  }
+
+  // All who can go, and the overlay off in the same moment.
+  Status Leave() {
+    ASSIGN_OR_RETURN(Scan scan, Look());
+    RoundRequest round = MakeRound(std::move(scan), nullptr);
+    round.rules.defer_foreign_directories = true;
+    round.after_commit = [this] { views_.ShowSource(&outcome_.warnings); };
+    return RunAndTally(deps_, round, &outcome_);
   }
 
   Result<Scan> Look() {
@@ -106,6 +132,7 @@ class Return {
     round.own = request_.own;
     round.rules.own_namespace = own_ns_;
     round.rules.leave_deleted = true;
+    round.kept = request_.kept;
     round.opener = opener_.get();
     round.pause_ns = request_.pause_ns;
     return round;

@@ -29,6 +29,8 @@ struct ReturnRequest {
   // and is taken off with it. May be null.
   const mount::MountFd* target = nullptr;
   std::set<pid_t> own;
+  // Of the attach that is taken back; may be null.
+  const std::vector<KeptOld>* kept = nullptr;
   bool commit_source = true;  // abort; false: redirect never began
   int64_t pause_ns = 200'000'000;
   int64_t total_ns = 30'000'000'000;

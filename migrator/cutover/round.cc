@@ -71,17 +71,52 @@ class Round {
         owned_.insert(keys[i]);
     }
     TRY(request_.opener->Open(&openings));
-    for (Opening& o : openings) {
-      if (!o.fd) {
-        why_not_[*o.key] = o.why_not;
-        continue;
-      }
+    for (Opening& o : openings)
+      TRY(Stash(o));
+    return {};
+  }
+
+  Status Stash(Opening& o) {
+    if (const KeptOld* old = KeptFor(*o.want)) {
+      ASSIGN_OR_RETURN(UniqueFd same, deps_.files->Duplicate(old->fd.Get()));
+      stock_.Put(*o.key, {o.want->path, std::move(same), old->locks});
+      return {};
+    }
+    Locks locks;
+    if (o.fd && !o.want->locks.empty()) {
       // Nobody else can get at these files yet, and some filesystems ask a
       // server for a lock.
-      TRY(SetLocks(*o.want, o.fd.Get(), {}));
-      stock_.Put(*o.key, {o.want->path, std::move(o.fd), o.want->locks});
+      Status set = SetLocks(*o.want, o.fd.Get(), {});
+      if (set)
+        locks = o.want->locks;
+      // One that another of these had by the time it was seen: the look in the
+      // freeze tells whose it is.
+      else if (set.error().code != ErrorCode::kConflict)
+        TRY(Without(o, std::move(set)));
     }
+    if (o.fd)
+      stock_.Put(*o.key, {o.want->path, std::move(o.fd), std::move(locks)});
+    else
+      why_not_[*o.key] = o.why_not;
     return {};
+  }
+
+  Status Without(Opening& o, Status why) {
+    if (request_.all_must_move)
+      return why;
+    o.fd.Reset();
+    o.why_not = why.error().ToString();
+    return {};
+  }
+
+  const KeptOld* KeptFor(const Want& want) {
+    if (request_.kept == nullptr || want.locks.empty())
+      return nullptr;
+    for (const KeptOld& old : *request_.kept)
+      if (old.ino == want.ino && old.flags == want.flags &&
+          SameLocks(old.locks, want.locks))
+        return &old;
+    return nullptr;
   }
 
   Status SetLocks(const Want& want, int fd, const Locks& have) {
@@ -236,7 +271,9 @@ class Round {
     MovePlan plan = PlanMoves(frozen_, request_.rules);
     std::vector<std::string> reasons;
     std::vector<WantKey> keys = Keys(plan, &reasons);
-    std::vector<UniqueFd> fds(plan.wants.size());
+    // What is not used is closed after the thaw: that may ask the target.
+    std::vector<UniqueFd>& fds = supplied_;
+    fds.resize(plan.wants.size());
     std::vector<Locks> locks(plan.wants.size());
     std::vector<Opening> missing;
     std::vector<size_t> missing_at;
@@ -260,7 +297,8 @@ class Round {
     }
     if (!missing.empty())
       TRY(request_.opener->Open(&missing));
-    stock_.Clear();  // what is open keeps its name and its locks
+    if (may_open)
+      stock_.Clear();  // what is open keeps its name and its locks
     for (size_t n = 0; n < missing.size(); ++n) {
       fds[missing_at[n]] = std::move(missing[n].fd);
       if (!missing[n].why_not.empty())
@@ -273,8 +311,7 @@ class Round {
     MakeMoves(plan, fds, reasons);
     report_->left.insert(report_->left.end(), plan.left.begin(),
                          plan.left.end());
-    supplied_ = std::move(fds);
-    return {};
+    return request_.all_must_move ? NoLockIsLeft() : Status{};
   }
 
   // They run on, so which descriptions they share cannot be told by position.
@@ -335,12 +372,43 @@ class Round {
     return {};
   }
 
+  // Somebody who holds a lock where it was would not keep others from it where
+  // everybody is now.
+  Status NoLockIsLeft() {
+    for (const Left& left : report_->left) {
+      if (std::any_of(request_.bystanders.begin(), request_.bystanders.end(),
+                      [&](const proc::Holder& b) {
+                        return b.pid == left.seat.pid;
+                      }))
+        continue;  // it was accepted with them
+      const proc::Descriptor* fd = FindDescriptor(left.seat);
+      if (fd != nullptr && !HeldLocks(*fd).empty())
+        return Fail(ErrorCode::kConflict,
+                    "process " + std::to_string(left.seat.pid) +
+                        " holds a lock by descriptor " +
+                        std::to_string(fd->number) + " (\"" + fd->at.path +
+                        "\"), which cannot be moved yet: " + left.reason);
+    }
+    return {};
+  }
+
+  const proc::Descriptor* FindDescriptor(const Seat& seat) {
+    for (const proc::Holder& holder : frozen_)
+      for (const proc::Task& task : holder.tasks)
+        for (const proc::Descriptor& fd : task.fds)
+          if (holder.pid == seat.pid && task.tid == seat.tid &&
+              fd.number == seat.number)
+            return &fd;
+    return nullptr;
+  }
+
   // With its locks, until nobody is where it was: who opens the file there
   // until then and asks for a lock waits for the holder as before, and is moved
   // too.
   Status KeepOld(const Want& want) {
     ASSIGN_OR_RETURN(UniqueFd old, deps_.files->Share(want.sample));
-    report_->kept.push_back(std::move(old));
+    report_->kept.push_back(
+        {want.ino, want.flags, want.locks, std::move(old)});
     return {};
   }
 

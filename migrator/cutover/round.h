@@ -44,6 +44,9 @@ struct RoundRequest {
   // A holder that became unmovable since the scan makes the round fail;
   // otherwise it is left where it is.
   bool all_must_move = false;
+  // Of earlier rounds the other way: what a holder of their locks gets back, so
+  // that nobody else can have them in between. May be null.
+  const std::vector<KeptOld>* kept = nullptr;
   // Steps of the driver, absolute deadline given; empty: nothing. before_swap
   // must leave nothing that needs taking back. before_commit is the last thing
   // that can fail: all are swapped and verified, and if it is OK the commit
@@ -69,7 +72,7 @@ struct RoundReport {
   std::vector<std::string> warnings;
   // Old descriptions that hold locks; to be closed when nobody is left where
   // they are.
-  std::vector<core::UniqueFd> kept;
+  std::vector<KeptOld> kept;
 };
 
 // Without holders nobody is frozen, but the steps run all the same. OK exactly

@@ -79,6 +79,8 @@ class DescriptorOps {
   // Whether F_SETOWN or F_SETSIG was used on it; and the same put on fd.
   virtual bool HasOwner(const Seat& seat) = 0;
   virtual core::Status CopyOwner(const Seat& seat, int fd) = 0;
+  // Another descriptor of the same description.
+  virtual core::Result<core::UniqueFd> Duplicate(int fd) = 0;
   // The seat's own description.
   virtual core::Result<core::UniqueFd> Share(const Seat& seat) = 0;
   // Takes the locks of `want` for the description fd and lets go of those of
@@ -92,9 +94,20 @@ class DescriptorOps {
   virtual core::Status Verify(const Seat& seat, int fd) = 0;
 };
 
+// An old description that holds locks, kept when its holders have been moved.
+// ino and flags: as in the Want that stood for it.
+struct KeptOld {
+  uint64_t ino = 0;
+  int flags = 0;
+  Locks locks;
+  core::UniqueFd fd;
+};
+
 // The same ranges in the same way, whichever file and process.
 bool SameLock(const proc::LockLine& a, const proc::LockLine& b);
 bool SameLocks(const Locks& a, const Locks& b);
+// Those that its description holds itself.
+Locks HeldLocks(const proc::Descriptor& fd);
 // Those of a that are not in b.
 Locks LocksLess(const Locks& a, const Locks& b);
 

@@ -147,6 +147,41 @@ class Words(bed.Bed):
         self.livemv("start", self.disk, self.nas, f"--state-dir={self.work}/afile", code=3)
         self.assertEqual(self.listed(), [])
 
+    def test_explain_names_each_tie(self):
+        log = self.disk / "log"
+        log.write_text("x" * 10)
+        os.mkfifo(self.disk / "pipe")
+        code = ("import fcntl, os, sys\nos.chdir(sys.argv[1])\n"
+                "f = open('log', 'a'); fcntl.flock(f, fcntl.LOCK_EX)\n"
+                "p = os.open('pipe', os.O_RDWR) if len(sys.argv) > 2 else 0\n"
+                "print('ready', flush=True)\nsys.stdin.read()\n")
+        tied, stuck = (self.spawn("python3", "-c", code, self.disk, *more, cwd="/",
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                       for more in ((), ("fifo",)))
+        tied.stdout.readline()
+        said = self.livemv("explain", tied.pid, self.disk).text
+        for part in ("movable", "cwd", '"."', '"log"', "write, append, at 10, close on exec, flock for writing"):
+            self.assertIn(part, said)
+        # It waits for the lock of the first, so it has not opened the pipe.
+        tied.stdin.close()
+        tied.wait(timeout=20)
+        stuck.stdout.readline()
+        said = self.livemv("explain", stuck.pid, self.disk, "--json", code=3).text
+        (tree,) = json.loads(said)
+        self.assertEqual(tree["verdict"], "blocks")
+        by_path = {a["path"]: a for a in tree["anchors"]}
+        self.assertEqual(by_path["log"]["verdict"], "movable")
+        self.assertEqual(by_path["pipe"]["reasons"][0]["code"], "fifo")
+        plan = json.loads(self.livemv("plan", self.disk, self.nas, "--json", code=3).text)
+        (holder,) = plan["holders"]
+        self.assertEqual(holder["anchors"], tree["anchors"])
+        stuck.stdin.close()
+        stuck.wait(timeout=20)
+        self.livemv("explain", stuck.pid, self.disk, code=64)
+        self.livemv("explain", os.getpid(), code=64)  # no migration, no directory
+        self.assertIn("holds nothing",
+                      self.livemv("explain", os.getpid(), self.disk).text)
+
     def test_inspect_and_the_journal(self):
         bed.fill(self.disk, mb=5, files=30)
         self.start("--cutover=wait", "--wait")

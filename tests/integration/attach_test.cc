@@ -71,6 +71,7 @@ class InodeObjects : public DescriptorOps {
   Status CopyOwner(const Seat& seat, int fd) override {
     return real_->CopyOwner(seat, fd);
   }
+  Result<UniqueFd> Duplicate(int fd) override { return real_->Duplicate(fd); }
   Result<UniqueFd> Share(const Seat& seat) override {
     return real_->Share(seat);
   }

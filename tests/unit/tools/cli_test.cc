@@ -128,5 +128,20 @@ TEST(Cli, HelpAndVersionAreNoErrors) {
   EXPECT_EQ(Parse({"start", "--help"}).exit, Exit::kDone);
 }
 
+TEST(Cli, ExplainTakesAProcessAndPerhapsADirectory) {
+  Parsed parsed = Parse({"explain", "4711"});
+  ASSERT_TRUE(parsed.run) << parsed.text;
+  EXPECT_EQ(parsed.command.verb, Verb::kExplain);
+  EXPECT_EQ(parsed.command.pid, 4711);
+  EXPECT_EQ(parsed.command.dir, "");
+  parsed = Parse({"explain", "1", "/srv", "--json"});
+  ASSERT_TRUE(parsed.run) << parsed.text;
+  EXPECT_EQ(parsed.command.dir, "/srv");
+  EXPECT_TRUE(parsed.command.json);
+  for (const char* pid : {"0", "-1", "x", "12x", ""})
+    EXPECT_EQ(Parse({"explain", pid}).exit, Exit::kUsage) << pid;
+  EXPECT_EQ(Parse({"explain"}).exit, Exit::kUsage);
+}
+
 }  // namespace
 }  // namespace livemv::tools

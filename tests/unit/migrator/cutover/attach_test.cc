@@ -102,6 +102,41 @@ TEST_F(AttachTest, ALockThatCameOrWentInTheMeantimeIsSeenInTheFreeze) {
       SameLocks(m_.descriptions.at(m_.processes[11].fds[3]).locks, Flock()));
 }
 
+TEST_F(AttachTest, TakenBackAHolderGetsTheDescriptionThatKeptItsLock) {
+  m_.Writer(10);
+  const int old = m_.processes[10].fds[3];
+  m_.descriptions[old].locks = Flock();
+  m_.fail["StartRedirect"] = Broken();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  ExpectEverybodyOn(kSource);
+  EXPECT_EQ(m_.Shown(), kSource);
+  EXPECT_EQ(m_.processes[10].fds[3], old);
+  EXPECT_TRUE(SameLocks(m_.descriptions.at(old).locks, Flock()));
+  // Both there before others can get at the file by its name.
+  const auto last = [&](const char* act) {
+    return std::find(m_.acts.rbegin(), m_.acts.rend(), act) - m_.acts.rbegin();
+  };
+  EXPECT_GT(last("Swap"), last("DetachTop"));
+}
+
+// Seen with one holder and with the next: the look in the freeze decides.
+TEST_F(AttachTest, ALockThatWasSeenTwiceIsItsLastHolders) {
+  m_.Writer(10);
+  m_.Writer(11);
+  FakeDescription& ten = m_.descriptions[m_.processes[10].fds[3]];
+  FakeDescription& eleven = m_.descriptions[m_.processes[11].fds[3]];
+  eleven.path = ten.path;
+  ten.locks = eleven.locks = Flock();
+  m_.then["Frozen"] = [&] { ten.locks.clear(); };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(outcome.rounds, 1);
+  EXPECT_TRUE(m_.descriptions.at(m_.processes[10].fds[3]).locks.empty());
+  EXPECT_TRUE(
+      SameLocks(m_.descriptions.at(m_.processes[11].fds[3]).locks, Flock()));
+}
+
 TEST_F(AttachTest, TwoDescriptionsOfAFileGetTheirOwnLocks) {
   FakeProcess& p = m_.Writer(10);
   FakeDescription& first = m_.descriptions[p.fds[3]];

@@ -208,6 +208,21 @@ TEST_F(CutoverTest, ALockThatIsTakenInTheLastMomentIsLeftToAQuieterOne) {
       SameLocks(m_.descriptions.at(m_.processes[10].fds[3]).locks, Flock()));
 }
 
+TEST_F(CutoverTest, ALockOnWhatWasOpenedInTheMeantimeIsNotLeftBehind) {
+  m_.Writer(10, kOverlay);
+  m_.then["Frozen"] = [&] {
+    const int late = m_.Open("late", O_RDWR, 0, kOverlay);
+    m_.descriptions[late].locks = Flock();
+    m_.processes[10].fds[9] = late;
+  };
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(outcome.status.error().code, ErrorCode::kConflict);
+  EXPECT_THAT(outcome.status.error().what, HasSubstr("descriptor 9"));
+  outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+}
+
 TEST_F(CutoverTest, FlushesInRoundsUntilOneIsShort) {
   m_.flush_reports = {{900'000'000, 5, 0}, {200'000'000, 2, 0},
                       {10'000'000, 0, 0}, {1, 0, 0}};

@@ -275,6 +275,11 @@ class FakeMachine : public ProcessScanner,
                : Fail(ErrorCode::kConflict, "it is something else");
   }
   bool owners = false;
+  Result<UniqueFd> Duplicate(int fd) override {
+    int copy = next_fd_++;
+    fake_fds_[copy] = fake_fds_.at(fd);
+    return UniqueFd(copy, this);
+  }
   Result<UniqueFd> Share(const Seat& seat) override {
     TRY(Act("Share"));
     const int id = processes.at(seat.pid).fds.at(seat.number);
