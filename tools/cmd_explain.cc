@@ -120,8 +120,11 @@ Exit ExplainCommand(Registry& registry, const Command& command) {
   std::string nowhere;
   for (const auto& [dir, migrating] : trees) {
     Result<Explanation> e = Explain(command.pid, dir, migrating);
-    if (!e)
-      return Complain(Exit::kBlocked, e.error().ToString());
+    if (!e) {
+      // Others have nothing to do with one that cannot be looked at.
+      exit = std::max(exit, Complain(Exit::kBlocked, e.error().ToString()));
+      continue;
+    }
     if (e->holder.pid == 0) {
       nowhere += (nowhere.empty() ? "" : ", ") + daemon::Printable(dir);
       continue;
