@@ -109,12 +109,13 @@ class Round {
     return {};
   }
 
+  // Each once: two descriptions with the same locks stay two.
   const KeptOld* KeptFor(const Want& want) {
     if (request_.kept == nullptr || want.locks.empty())
       return nullptr;
     for (const KeptOld& old : *request_.kept)
       if (old.ino == want.ino && old.flags == want.flags &&
-          SameLocks(old.locks, want.locks))
+          SameLocks(old.locks, want.locks) && given_back_.insert(&old).second)
         return &old;
     return nullptr;
   }
@@ -504,6 +505,7 @@ class Round {
   Stock stock_;
   std::map<WantKey, std::string> why_not_;
   std::set<WantKey> owned_;
+  std::set<const KeptOld*> given_back_;
   int64_t start_ns_ = 0, deadline_ns_ = 0;
   std::set<pid_t> seen_;
   std::vector<proc::Holder> frozen_;

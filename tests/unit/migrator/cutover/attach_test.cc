@@ -120,6 +120,20 @@ TEST_F(AttachTest, TakenBackAHolderGetsTheDescriptionThatKeptItsLock) {
   EXPECT_GT(last("Swap"), last("DetachTop"));
 }
 
+TEST_F(AttachTest, TakenBackTwoDescriptionsWithTheSameLocksStayTwo) {
+  FakeProcess& p = m_.Writer(10);
+  const int first = p.fds[3];
+  p.fds[4] = m_.Open(m_.descriptions[first].path, m_.descriptions[first].flags);
+  const int second = p.fds[4];
+  m_.descriptions[first].locks = m_.descriptions[second].locks = Flock(false);
+  m_.fail["StartRedirect"] = Broken();
+  EXPECT_FALSE(Run().status);
+  ExpectEverybodyOn(kSource);
+  const auto& fds = m_.processes[10].fds;
+  EXPECT_THAT((std::set{fds.at(3), fds.at(4)}),
+              ::testing::UnorderedElementsAre(first, second));
+}
+
 // Seen with one holder and with the next: the look in the freeze decides.
 TEST_F(AttachTest, ALockThatWasSeenTwiceIsItsLastHolders) {
   m_.Writer(10);
