@@ -45,9 +45,11 @@ Status ByteLedger::NothingToPutBack(FileRecord& r) {
   state::Seq seq = 0;
   {
     MutexLock lock(r.mu);
-    if (r.put_back && r.put_back_journaled) {
+    if (r.put_back) {
+      const bool journaled = r.put_back_journaled;
       TRY(PutBackDoneLocked(r));
-      seq = r.facts.last_seq;
+      if (journaled)
+        seq = r.facts.last_seq;
     }
     if (r.back_range) {
       r.put_back = PutBackNow(r.id);

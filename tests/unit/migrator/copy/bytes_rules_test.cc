@@ -729,6 +729,25 @@ TEST_F(BytesPutBack, ATimeThatIsSetAfterAWriteInTheSamePieceStays) {
   EXPECT_TRUE(bed.worker->table.ToPutBack().empty());
 }
 
+// The time of the first stood in for the source's until the next sync.
+TEST_F(BytesPutBack, AWriteInAPieceDoesNotHideTheTimeOfOneAfterIt) {
+  Before("PWrite", bed.source_fs, [&] {
+    ASSERT_TRUE(bed.Write(id, 0, "L").has_value());
+  });
+  ASSERT_TRUE(*bed.worker->back.Step());
+  const timespec first = Mtime();
+  bed.sys.AdvanceClock(5'000'000'000);
+  ASSERT_TRUE(bed.Write(id, 1, "O").has_value());
+  const timespec second = Mtime();
+  ASSERT_GT(second.tv_sec, first.tv_sec);
+  auto fd = bed.worker->source.Path(id);
+  auto st = bed.sys.StatAt((*fd)->Get(), "", STATX_BASIC_STATS);
+  ASSERT_TRUE(bed.worker->data.Complete(id, &*st).has_value());
+  EXPECT_EQ(st->stx_mtime.tv_sec, second.tv_sec);
+  ASSERT_TRUE(bed.worker->back.Finish(-1).has_value());
+  EXPECT_GE(Mtime().tv_sec, second.tv_sec);
+}
+
 TEST_F(BytesPutBack, AWriteIsDurablyTheLastWordBeforeItIsMade) {
   ASSERT_TRUE(*bed.worker->back.Step());
   bool seen = false;
