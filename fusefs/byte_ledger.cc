@@ -51,7 +51,7 @@ Status ByteLedger::NothingToPutBack(FileRecord& r) {
       if (journaled)
         seq = r.facts.last_seq;
     }
-    if (r.back_range) {
+    if (r.back_range && !r.forgotten) {
       r.put_back = PutBackNow(r.id);
       table_->SetToPutBack(r.id, true);
     }

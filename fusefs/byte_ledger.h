@@ -150,6 +150,8 @@ class ByteLedger {
   core::Status ToPutBackLocked(FileRecord& r, state::PutBackFact fact,
                                bool done);
   core::Status PutBackDoneLocked(FileRecord& r);
+  // The present time, no capability.
+  state::PutBackFact PutBackNow(FileId id);
 
   // A write to the source has returned.
   void SourceWrittenLocked(FileRecord& r);
@@ -200,8 +202,6 @@ class ByteLedger {
   core::Syscalls* sys() const { return source_->sys(); }
 
  private:
-  state::PutBackFact PutBackNow(FileId id);
-
   FileTable* const table_;
   SourceTree* const source_;
   ObjectStore* const objects_;

@@ -363,9 +363,9 @@ Status DataPath::KeepChanged(FileRecord& r, const AttrsChange& change) {
     return {};
   state::PutBackFact fact = *r.put_back;
   if (change.times != nullptr && change.times[1].tv_nsec == UTIME_NOW) {
-    const int64_t now = sys_->RealtimeNs();
-    fact.mtime_sec = static_cast<uint64_t>(now / 1'000'000'000);
-    fact.mtime_nsec = static_cast<uint32_t>(now % 1'000'000'000);
+    const state::PutBackFact now = ledger_->PutBackNow(r.id);
+    fact.mtime_sec = now.mtime_sec;
+    fact.mtime_nsec = now.mtime_nsec;
   } else if (change.times != nullptr &&
              change.times[1].tv_nsec != UTIME_OMIT) {
     fact.mtime_sec = static_cast<uint64_t>(change.times[1].tv_sec);

@@ -75,7 +75,8 @@ class DataPath {
   // stat holds what the source says of id; fills in size and blocks. Times
   // need nothing: the source's inode has them (every change that goes to the
   // target alone touches them first), but for a direct file (passthrough.h),
-  // of which the object is asked. Does nothing but in kRedirect and kAborting.
+  // of which the object is asked, and the time that is to be put back while an
+  // abort brings bytes back. Does nothing but in kRedirect and kAborting.
   // Blocks on the target only for such files, and for a pinned file not used
   // since a restart.
   core::Status Complete(FileId id, core::Stat* stat);

@@ -38,7 +38,7 @@ struct ReturnRequest {
 
 // committed: DIR shows the bare source. Before the commit a failure leaves the
 // overlay on and everybody on it: so does a holder that cannot be moved (mapped
-// files, locks), which is reported. Deleted files stay on the overlay; the
+// files, POSIX locks), which is reported. Deleted files stay on the overlay; the
 // status is then kConflict, and the overlay must go on being served until they
 // are closed. Calling again goes on from there.
 Outcome RunReturn(const Deps& deps, const ReturnRequest& request);

@@ -39,6 +39,16 @@ class AttachTest : public ::testing::Test {
     }
   }
 
+  // Processes 10 and 11, each with a description of its own.
+  std::pair<FakeDescription&, FakeDescription&> TwoOfOneFile() {
+    m_.Writer(10);
+    m_.Writer(11);
+    FakeDescription& ten = m_.descriptions[m_.processes[10].fds[3]];
+    FakeDescription& eleven = m_.descriptions[m_.processes[11].fds[3]];
+    eleven.path = ten.path;
+    return {ten, eleven};
+  }
+
   FakeMachine m_;
   bool cancelled_ = false;
 };
@@ -83,12 +93,9 @@ TEST_F(AttachTest, ALockIsTakenOnTheOverlayBeforeAnybodyIsFrozen) {
 }
 
 TEST_F(AttachTest, ALockThatCameOrWentInTheMeantimeIsSeenInTheFreeze) {
-  m_.Writer(10);
-  m_.Writer(11);
-  FakeDescription& ten = m_.descriptions[m_.processes[10].fds[3]];
-  FakeDescription& eleven = m_.descriptions[m_.processes[11].fds[3]];
-  eleven.path = ten.path;
-  eleven.pos = 77;
+  auto two = TwoOfOneFile();
+  FakeDescription& ten = two.first;
+  FakeDescription& eleven = two.second;
   ten.locks = Flock();
   m_.then["Frozen"] = [&] {
     ten.locks.clear();
@@ -136,11 +143,9 @@ TEST_F(AttachTest, TakenBackTwoDescriptionsWithTheSameLocksStayTwo) {
 
 // Seen with one holder and with the next: the look in the freeze decides.
 TEST_F(AttachTest, ALockThatWasSeenTwiceIsItsLastHolders) {
-  m_.Writer(10);
-  m_.Writer(11);
-  FakeDescription& ten = m_.descriptions[m_.processes[10].fds[3]];
-  FakeDescription& eleven = m_.descriptions[m_.processes[11].fds[3]];
-  eleven.path = ten.path;
+  auto two = TwoOfOneFile();
+  FakeDescription& ten = two.first;
+  FakeDescription& eleven = two.second;
   ten.locks = eleven.locks = Flock();
   m_.then["Frozen"] = [&] { ten.locks.clear(); };
   Outcome outcome = Run();
