@@ -13,6 +13,10 @@ bool IsRelease(uint32_t opcode) {
   return opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR;
 }
 
+bool IsOpen(uint32_t opcode) {
+  return opcode == FUSE_OPEN || opcode == FUSE_CREATE;
+}
+
 // How long DrainAndClose waits between two looks at a device that still has
 // requests which no reader has taken.
 constexpr int64_t kLookAgainNs = 200'000;
@@ -35,7 +39,7 @@ Gate::Admission Gate::Admit(uint32_t opcode, std::string_view bytes) {
   core::MutexLock lock(mu_);
   if (opcode == FUSE_FLUSH && (closed_ || in_freeze_))
     return Admission::kAnswer;
-  if (!closed_)
+  if (!closed_ && !(opens_closed_ && IsOpen(opcode)))
     return Admission::kRun;
   kept_.push_back(RawRequest{std::string(bytes), IsRelease(opcode)});
   return IsRelease(opcode) ? Admission::kAnswer : Admission::kKept;
@@ -88,6 +92,11 @@ core::Status Gate::DrainAndClose(int64_t deadline_ns,
   return status;
 }
 
+void Gate::CloseToOpens() {
+  core::MutexLock lock(mu_);
+  opens_closed_ = true;
+}
+
 void Gate::Close() {
   core::MutexLock lock(mu_);
   closed_ = true;
@@ -95,7 +104,7 @@ void Gate::Close() {
 
 std::vector<RawRequest> Gate::Open() {
   core::MutexLock lock(mu_);
-  closed_ = false;
+  closed_ = opens_closed_ = false;
   in_flight_ += kept_.size();
   return std::exchange(kept_, {});
 }

@@ -8,7 +8,8 @@
 // H29: the re-anchorer's dup3 over an overlay descriptor sends FLUSH, and a
 // server call there would hang the tracee); everything else is kept in memory,
 // no thread waits. Open gives it all back: what was kept is run then, and so is
-// what a RELEASE that was answered early still owes.
+// what a RELEASE that was answered early still owes. It can also be closed to
+// opens alone: nobody new gets a descriptor, everything else is served.
 //
 // Thread contract: all methods from any thread. Only DrainAndClose blocks.
 
@@ -53,6 +54,8 @@ class Gate {
   core::Status DrainAndClose(int64_t deadline_ns,
                              const std::function<int64_t()>& now_ns,
                              const std::function<bool()>& device_empty);
+  // Closes to OPEN and CREATE; those in flight finish on their own.
+  void CloseToOpens();
   // Closes at once; in-flight requests finish on their own.
   void Close();
   // Opens; the caller runs what comes back, each as if Entered (they count as
@@ -72,6 +75,7 @@ class Gate {
   core::CondVar idle_;
   size_t in_flight_ = 0;          // guarded by mu_
   bool closed_ = false;           // guarded by mu_
+  bool opens_closed_ = false;     // guarded by mu_
   bool draining_ = false;         // guarded by mu_
   bool in_freeze_ = false;        // guarded by mu_
   std::vector<RawRequest> kept_;  // guarded by mu_

@@ -408,6 +408,10 @@ core::Status Session::DrainAndClose(int64_t deadline_ns) {
                              [this] { return transport_.Empty(); });
 }
 
+void Session::GateOpens() {
+  gate_.CloseToOpens();
+}
+
 void Session::OpenGate() {
   std::vector<RawRequest> kept = gate_.Open();
   std::unique_lock lock(mu_);

@@ -73,6 +73,7 @@ class Session {
 
   // OverlayControl's drain: see Gate. deadline_ns: CLOCK_MONOTONIC.
   core::Status DrainAndClose(int64_t deadline_ns);
+  void GateOpens();  // see Gate::CloseToOpens
   void OpenGate();
   // From the freeze to the thaw: FLUSH touches nothing.
   void SetInFreeze(bool on) { gate_.SetInFreeze(on); }

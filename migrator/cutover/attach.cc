@@ -67,9 +67,18 @@ class Attach {
     // Directories of other namespaces wait until the overlay is there.
     round.rules.defer_foreign_directories = true;
     round.all_must_move = true;
-    round.before_commit = [this](int64_t) { return Mount(); };
+    bool shut = false;
+    round.shut = [this, &shut](int64_t) -> Status {
+      shut = true;
+      TRY(deps_.overlay->GateOpens());
+      return Mount();
+    };
+    round.before_commit = [this, &shut](int64_t) {
+      return shut ? Status{} : Mount();
+    };
     round.take_back = [this] { Unmount(); };
-    round.faults = {"attach.opened", "attach.frozen", "", "attach.swapped",
+    round.faults = {"attach.opened", "attach.frozen", "attach.shut",
+                    "attach.swapped",
                     "attach.committed"};
     TRY(RunAndTally(deps_, round, &outcome_));
     mounted_ = true;
@@ -190,7 +199,8 @@ class Attach {
       deps_.clock->WaitNs(wait);
     }
     TRY(core::FaultPoint("attach.redirect"));
-    return deps_.overlay->StartRedirect(deps_.clock->NowNs() + kRedirectNs);
+    TRY(deps_.overlay->StartRedirect(deps_.clock->NowNs() + kRedirectNs));
+    return core::FaultPoint("attach.redirected");
   }
 
   bool MoveOn(Scan scan) {
@@ -207,6 +217,8 @@ class Attach {
 
   // After the first thaw: back the way they came.
   void TakeBack() {
+    // Their processes get them back themselves.
+    std::erase_if(outcome_.kept, [](const KeptOld& old) { return old.stand_in; });
     ReturnRequest back;
     back.dir = request_.dir;
     back.source_dir_fd = request_.source_dir_fd;
@@ -226,7 +238,12 @@ class Attach {
     outcome_.warnings.insert(outcome_.warnings.end(),
                              returned.warnings.begin(),
                              returned.warnings.end());
-    if (!returned.status) {
+    if (returned.redirected) {
+      outcome_.warnings.push_back("the redirect has begun although " +
+                                  outcome_.status.error().ToString());
+      outcome_.status = {};
+      outcome_.committed = true;
+    } else if (!returned.status) {
       outcome_.committed = true;
       outcome_.warnings.push_back("taken back not wholly: " +
                                   returned.status.error().ToString());

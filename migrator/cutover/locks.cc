@@ -19,6 +19,29 @@ Locks HeldLocks(const proc::Descriptor& fd) {
   return held;
 }
 
+Locks LocksOfProcess(const proc::Descriptor& fd) {
+  Locks held;
+  for (const proc::LockLine& lock : fd.locks)
+    if (!lock.waiting && lock.kind == proc::LockKind::kPosix)
+      held.push_back(lock);
+  return held;
+}
+
+Locks AsOfDescription(Locks locks) {
+  for (proc::LockLine& lock : locks)
+    lock.kind = proc::LockKind::kOfd;
+  return locks;
+}
+
+bool AnyLockOfProcess(const std::vector<proc::Holder>& holders) {
+  for (const proc::Holder& holder : holders)
+    for (const proc::Task& task : holder.tasks)
+      for (const proc::Descriptor& fd : task.fds)
+        if (!LocksOfProcess(fd).empty())
+          return true;
+  return false;
+}
+
 Locks LocksLess(const Locks& a, const Locks& b) {
   Locks less;
   for (const proc::LockLine& lock : a)

@@ -32,6 +32,8 @@ struct Outcome {
   core::Status status;         // OK: done, down to the last step
   bool froze = false;          // processes were stopped: an attempt that counts
   bool committed = false;      // the view has changed; nothing is taken back
+  // An attach that was to be taken back had begun the redirect: it is live.
+  bool redirected = false;
   bool unreachable = false;    // the target did not answer, before any freeze
   size_t processes_moved = 0;  // distinct
   size_t seats_moved = 0;      // descriptors and working directories

@@ -41,6 +41,10 @@ class OverlayControl {
   // Redirect begins (rule 10): from kSourceOnly, in one step that journals
   // Event::kAttached too.
   virtual core::Status StartRedirect(int64_t deadline_ns) = 0;
+  // Attach is given up: OK if the redirect has not begun, and from then on it
+  // will not. kConflict if it has, whatever StartRedirect answered: the source
+  // alone is not the truth any more, and the overlay must stay.
+  virtual core::Status GiveUpAttach() = 0;
   // The target's counterparts of overlay descriptions, in the order asked. An
   // object that cannot be opened (it was removed meanwhile) gives an empty
   // UniqueFd at its place and is no error. They lie on the mount that ends up
@@ -70,6 +74,10 @@ class OverlayControl {
   // error leaves the gate as it was. In kAborting and kSourceOnly nothing is
   // applied, the target is not touched, and nothing is reported as left.
   virtual core::Result<FlushReport> DrainAndGate(int64_t deadline_ns) = 0;
+  // With all holders frozen, before anybody else can walk onto the overlay:
+  // later opens wait (nobody gets a descriptor), all else is served. OpenGate
+  // ends it.
+  virtual core::Status GateOpens() = 0;
   // OK also if the gate is open.
   virtual core::Status OpenGate() = 0;
   // With the gate closed: TruthFact{target} durable, serving kTargetOnly once

@@ -13,9 +13,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "migrator/cutover/opener.h"
 #include "migrator/cutover/seams.h"
+#include "migrator/proc/opens_in_flight.h"
 
 namespace livemv::cutover {
 
@@ -40,6 +42,11 @@ class RealProcessScanner : public ProcessScanner {
   }
   Status Identify(std::vector<proc::Holder>* holders, bool frozen) override {
     return proc::IdentifyDescriptions(holders, frozen);
+  }
+
+  Status LetOpensPass(const std::set<pid_t>& exclude,
+                      int64_t deadline_ns) override {
+    return proc::LetOpensPass(exclude, deadline_ns);
   }
 
   std::vector<pid_t> ChildrenOf(pid_t pid) override {
@@ -139,10 +146,10 @@ class RealDescriptorOps : public DescriptorOps {
   }
 
   Result<uint64_t> InodeOf(int fd) override {
-    struct stat st;
-    if (::fstatat(fd, "", &st, AT_EMPTY_PATH) < 0)
-      return FailSys(errno, "stat an open file");
-    return st.st_ino;
+    struct statx st;
+    if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &st) < 0)
+      return FailSys(errno, "statx of an open file");
+    return st.stx_ino;
   }
 
   Result<UniqueFd> DirectoryIn(pid_t pid, const std::string& path) override {
@@ -198,6 +205,18 @@ class RealDescriptorOps : public DescriptorOps {
     for (const proc::LockLine& lock : LocksLess(want, have))
       TRY(SetLock(fd, lock, false));
     return {};
+  }
+
+  Result<Locks> AllOfProcesses() override {
+    std::ifstream in("/proc/locks");
+    std::stringstream text;
+    if (!in || !(text << in.rdbuf()))
+      return FailSys(EIO, "read /proc/locks");
+    Locks locks = proc::ParseLocks(text.str());
+    std::erase_if(locks, [](const proc::LockLine& lock) {
+      return lock.waiting || lock.kind != proc::LockKind::kPosix;
+    });
+    return locks;
   }
 
   Status Verify(const Seat& seat, int fd) override {

@@ -45,6 +45,10 @@ class Return {
     ASSIGN_OR_RETURN(own_ns_, deps_.scanner->OwnMountNamespace());
     if (request_.commit_source)
       return Retry(deps_, until_ns_, &outcome_, [&] { return Commit(); });
+    if (Status given_up = deps_.overlay->GiveUpAttach(); !given_up) {
+      outcome_.redirected = given_up.error().code == ErrorCode::kConflict;
+      return given_up;
+    }
     // The overlay has never served anything but the source: it can go first.
     ASSIGN_OR_RETURN(Scan scan, Look());
     TRY(views_.Look(scan.namespaces, own_ns_, Parts::kIgnored));
@@ -73,7 +77,7 @@ class Return {
         for (const proc::Descriptor& fd : task.fds)
           if (!HeldLocks(fd).empty())
             return true;
-    return false;
+    return AnyLockOfProcess(holders);
   }
 
   // All who can go, and the overlay off in the same moment.
@@ -81,6 +85,7 @@ class Return {
     ASSIGN_OR_RETURN(Scan scan, Look());
     RoundRequest round = MakeRound(std::move(scan), nullptr);
     round.rules.defer_foreign_directories = true;
+    round.gate_for_locks = true;
     round.after_commit = [this] { views_.ShowSource(&outcome_.warnings); };
     return RunAndTally(deps_, round, &outcome_);
   }

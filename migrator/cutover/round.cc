@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "core/fault_points.h"
 #include "core/log.h"
@@ -114,7 +115,7 @@ class Round {
     if (request_.kept == nullptr || want.locks.empty())
       return nullptr;
     for (const KeptOld& old : *request_.kept)
-      if (old.ino == want.ino && old.flags == want.flags &&
+      if (!old.stand_in && old.ino == want.ino && old.flags == want.flags &&
           SameLocks(old.locks, want.locks) && given_back_.insert(&old).second)
         return &old;
     return nullptr;
@@ -163,11 +164,72 @@ class Round {
       seen_.insert(holder.pid);
     for (const proc::Holder& holder : request_.holders)
       pids.push_back(holder.pid);
+    TRY(FreezeFamilies(std::move(pids)));
+    if (request_.gate || request_.gate_for_locks || request_.shut)
+      TRY(FreezeOthers());
+    return Pass(request_.faults.frozen);
+  }
+
+  Status FreezeFamilies(std::vector<pid_t> pids) {
     for (int i = 0; i < kGenerations && !pids.empty(); ++i) {
       TRY(FreezeThese(pids));
       ASSIGN_OR_RETURN(pids, LookAgain(pids));
     }
-    return Pass(request_.faults.frozen);
+    return {};
+  }
+
+  // A POSIX lock is free for as long as the swap takes. Whoever has a
+  // descriptor by then that the scan before the freeze has not seen could take
+  // it: so there must be no such process. Here most are found while nobody
+  // waits for a gate; NobodyElse is the proof.
+  Status FreezeOthers() {
+    if (!AnyLockOfProcess(frozen_))
+      return {};
+    ASSIGN_OR_RETURN(std::vector<proc::Holder> others, Unseen());
+    std::vector<pid_t> pids;
+    for (const proc::Holder& other : others)
+      pids.push_back(other.pid);
+    return FreezeFamilies(std::move(pids));
+  }
+
+  // Who has something there and is not among the frozen and the bystanders.
+  Result<std::vector<proc::Holder>> Unseen() {
+    proc::Options options = Quick();
+    options.exclude = seen_;
+    ASSIGN_OR_RETURN(proc::Snapshot now,
+                     deps_.scanner->Capture(request_.from, options));
+    std::erase_if(now.holders, [&](const proc::Holder& holder) {
+      return seen_.contains(holder.pid) || request_.own.contains(holder.ppid) ||
+             !HasSeats(holder);
+    });
+    return std::move(now.holders);
+  }
+
+  Status NobodyElse() {
+    std::set<pid_t> still;
+    for (const proc::Holder& holder : frozen_)
+      still.insert(holder.pid);
+    still.insert(request_.own.begin(), request_.own.end());
+    TRY(deps_.scanner->LetOpensPass(still, deadline_ns_));
+    ASSIGN_OR_RETURN(std::vector<proc::Holder> others, Unseen());
+    if (others.empty())
+      return {};
+    return Fail(ErrorCode::kConflict,
+                "process " + std::to_string(others.front().pid) + " (" +
+                    others.front().comm +
+                    ") has opened a file just now, and could get a POSIX lock "
+                    "that another holds");
+  }
+
+  // What is left out was looked at by the scan and will be by the next.
+  proc::Options Quick() const {
+    proc::Options options;
+    options.root_fd = request_.from_root_fd;
+    options.mappings = false;
+    options.watches = false;
+    options.sockets = false;
+    options.descriptions = false;
+    return options;
   }
 
   Status FreezeThese(const std::vector<pid_t>& pids) {
@@ -213,16 +275,11 @@ class Round {
   }
 
   Result<proc::Holder> Look(pid_t pid, bool frozen) {
-    proc::Options options;
-    options.root_fd = request_.from_root_fd;
+    proc::Options options = Quick();
     options.frozen = frozen;
-    // Kept short, the others wait: what is left out here was looked at by the
-    // scan and will be by the next. A new mapping matters before the commit of
+    // Kept short, the others wait. A new mapping matters before the commit of
     // a cutover, after which it could not be served from the source.
     options.mappings = request_.gate;
-    options.watches = false;
-    options.sockets = false;
-    options.descriptions = false;
     ASSIGN_OR_RETURN(proc::Holder holder,
                      deps_.scanner->CaptureOne(request_.from, pid, options));
     if (frozen)
@@ -231,7 +288,8 @@ class Round {
   }
 
   Status Change() {
-    if (request_.gate) {
+    const bool locks = AnyLockOfProcess(frozen_);
+    if (request_.gate || (locks && request_.gate_for_locks)) {
       // Closed also by a call that failed late; OpenGate does no harm.
       gated_ = true;
       ASSIGN_OR_RETURN(FlushReport drained,
@@ -244,6 +302,13 @@ class Round {
       TRY(Pass(request_.faults.gated));
     }
     TRY(Supply());
+    if (locks && request_.shut) {
+      gated_ = steps_begun_ = true;
+      TRY(request_.shut(deadline_ns_));
+      TRY(Pass(request_.faults.gated));
+    }
+    if (locks && gated_)
+      TRY(NobodyElse());
     if (request_.before_swap)
       TRY(request_.before_swap(deadline_ns_));
     if (!moves_.empty())
@@ -269,6 +334,7 @@ class Round {
     if (request_.all_must_move)
       TRY(RefuseStragglers());
     TRY(AddBystanders());
+    FindLocks();
     MovePlan plan = PlanMoves(frozen_, request_.rules);
     std::vector<std::string> reasons;
     std::vector<WantKey> keys = Keys(plan, &reasons);
@@ -309,10 +375,90 @@ class Round {
     for (size_t i = 0; i < fds.size(); ++i)
       if (fds[i])
         TRY(Prepare(plan.wants[i], keys[i], fds[i].Get()));
+    TRY(NotWhereLocked(plan, fds, reasons));
     MakeMoves(plan, fds, reasons);
     report_->left.insert(report_->left.end(), plan.left.begin(),
                          plan.left.end());
+    TRY(NoLockIsDropped());
     return request_.all_must_move ? NoLockIsLeft() : Status{};
+  }
+
+  // The temporary descriptors that a move takes would let go of the POSIX locks
+  // that a process has where its file is to go: by another descriptor, moved in
+  // an earlier round. What belongs to such a file waits until they are gone.
+  Status NotWhereLocked(const MovePlan& plan, std::vector<UniqueFd>& fds,
+                        std::vector<std::string>& reasons) {
+    if (request_.all_must_move)
+      return {};  // nobody is there yet
+    ASSIGN_OR_RETURN(Locks all, deps_.files->AllOfProcesses());
+    std::set<pid_t> lockers;
+    for (const proc::LockLine& lock : all)
+      lockers.insert(lock.pid);
+    std::map<std::pair<pid_t, uint64_t>, Locks> elsewhere;
+    for (const Placement& p : plan.placements) {
+      if (p.seat.number < 0 || !fds[p.want] || !lockers.contains(p.seat.pid))
+        continue;
+      ASSIGN_OR_RETURN(uint64_t ino, deps_.files->InodeOf(fds[p.want].Get()));
+      auto [at, fresh] = elsewhere.try_emplace({p.seat.pid, ino});
+      if (fresh)
+        for (const proc::LockLine& lock : all)
+          if (lock.pid == p.seat.pid && lock.ino == ino)
+            at->second.push_back(lock);
+      // Those that are moved now may lie on a file of that number, too.
+      at->second = LocksLess(at->second, LocksThrough(p.seat));
+    }
+    for (const Placement& p : plan.placements) {
+      if (p.seat.number < 0 || !fds[p.want] || !lockers.contains(p.seat.pid))
+        continue;
+      ASSIGN_OR_RETURN(uint64_t ino, deps_.files->InodeOf(fds[p.want].Get()));
+      if (elsewhere[{p.seat.pid, ino}].empty())
+        continue;
+      unused_.push_back(std::move(fds[p.want]));
+      reasons[p.want] = "process " + std::to_string(p.seat.pid) +
+                        " has locked its file where it is to go";
+    }
+    return {};
+  }
+
+  // Replacing a descriptor lets go of the POSIX locks that the process has on
+  // the file by another one, which stays.
+  Status NoLockIsDropped() {
+    for (const Left& left : report_->left) {
+      if (LocksThrough(left.seat).empty())
+        continue;
+      const proc::Descriptor* locked = FindDescriptor(left.seat);
+      for (const auto& [seat, fd] : installed_) {
+        if (seat.pid != left.seat.pid || seat.tid != left.seat.tid)
+          continue;
+        const proc::Descriptor* moved = FindDescriptor(seat);
+        if (locked != nullptr && moved != nullptr &&
+            moved->at.dev == locked->at.dev && moved->at.ino == locked->at.ino)
+          return CannotLeave(left, *locked);
+      }
+    }
+    return {};
+  }
+
+  // POSIX locks taken through that descriptor.
+  Locks LocksThrough(const Seat& seat) {
+    auto locked = locked_.find({seat.pid, seat.tid, seat.number});
+    return locked != locked_.end() ? LocksOfProcess(*locked->second) : Locks{};
+  }
+
+  void FindLocks() {
+    for (const proc::Holder& holder : frozen_)
+      for (const proc::Task& task : holder.tasks)
+        for (const proc::Descriptor& fd : task.fds)
+          if (!LocksOfProcess(fd).empty())
+            locked_[{holder.pid, task.tid, fd.number}] = &fd;
+  }
+
+  static Status CannotLeave(const Left& left, const proc::Descriptor& fd) {
+    return Fail(ErrorCode::kConflict,
+                "process " + std::to_string(left.seat.pid) +
+                    " holds a lock by descriptor " + std::to_string(fd.number) +
+                    " (\"" + fd.at.path +
+                    "\"), which cannot be moved yet: " + left.reason);
   }
 
   // They run on, so which descriptions they share cannot be told by position.
@@ -383,12 +529,9 @@ class Round {
                       }))
         continue;  // it was accepted with them
       const proc::Descriptor* fd = FindDescriptor(left.seat);
-      if (fd != nullptr && !HeldLocks(*fd).empty())
-        return Fail(ErrorCode::kConflict,
-                    "process " + std::to_string(left.seat.pid) +
-                        " holds a lock by descriptor " +
-                        std::to_string(fd->number) + " (\"" + fd->at.path +
-                        "\"), which cannot be moved yet: " + left.reason);
+      if (fd != nullptr &&
+          (!HeldLocks(*fd).empty() || !LocksOfProcess(*fd).empty()))
+        return CannotLeave(left, *fd);
     }
     return {};
   }
@@ -401,6 +544,17 @@ class Round {
               fd.number == seat.number)
             return &fd;
     return nullptr;
+  }
+
+  // POSIX locks are gone from where they were; whom the gate lets in there now
+  // must find them held all the same, until nobody is there.
+  void StandIn() {
+    for (KeptOld& old : stand_ins_) {
+      Status taken = deps_.files->SetLocks(old.fd.Get(), {}, old.locks);
+      Tell(taken, "keep a POSIX lock where it was");
+      if (taken)
+        report_->kept.push_back(std::move(old));
+    }
   }
 
   // With its locks, until nobody is where it was: who opens the file there
@@ -439,6 +593,14 @@ class Round {
         move.cwd = fd;
       else
         move.fds.push_back({p.seat.number, fd, p.cloexec});
+      const Locks locks = LocksThrough(p.seat);
+      for (const proc::LockLine& lock : locks)
+        move.locks.push_back(
+            {p.seat.number, lock.write, lock.start, lock.end});
+      if (!locks.empty())
+        if (auto old = deps_.files->Share(p.seat))
+          stand_ins_.push_back({plan.wants[p.want].ino, plan.wants[p.want].flags,
+                                AsOfDescription(locks), std::move(*old), true});
       installed_.push_back({p.seat, fd});
     }
     for (auto& [key, move] : moves)
@@ -486,6 +648,7 @@ class Round {
       frozen_set_->Commit();
     report_->committed = true;
     Tell(Pass(request_.faults.committed), "after the commit");
+    StandIn();
     if (request_.after_commit)
       request_.after_commit();
     Thaw();
@@ -509,7 +672,10 @@ class Round {
   int64_t start_ns_ = 0, deadline_ns_ = 0;
   std::set<pid_t> seen_;
   std::vector<proc::Holder> frozen_;
-  std::vector<UniqueFd> supplied_;
+  // Through which the frozen have POSIX locks; into frozen_.
+  std::map<std::tuple<pid_t, pid_t, int>, const proc::Descriptor*> locked_;
+  std::vector<UniqueFd> supplied_, unused_;
+  std::vector<KeptOld> stand_ins_;
   std::vector<trace::Move> moves_;
   std::vector<std::pair<Seat, int>> installed_;
   bool gated_ = false;

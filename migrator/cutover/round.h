@@ -24,7 +24,7 @@ namespace livemv::cutover {
 struct RoundFaults {
   const char* opened = "";
   const char* frozen = "";
-  const char* gated = "";
+  const char* gated = "";  // or shut
   const char* swapped = "";
   const char* committed = "";
 };
@@ -39,8 +39,10 @@ struct RoundRequest {
   PlanRules rules;
   Opener* opener = nullptr;
   int64_t pause_ns = 0;
-  // Drain and gate the overlay once all are frozen.
+  // Drain and gate the overlay once all are frozen: always, or for the sake of
+  // POSIX locks (see shut).
   bool gate = false;
+  bool gate_for_locks = false;
   // A holder that became unmovable since the scan makes the round fail;
   // otherwise it is left where it is.
   bool all_must_move = false;
@@ -53,6 +55,11 @@ struct RoundRequest {
   // follows. If it fails take_back is called with everybody frozen and back
   // where they were, and revoke when they run again, the gate still closed:
   // what may take long belongs there.
+  // shut is for the sake of POSIX locks, where there is no gate: until they are
+  // taken again on the new side they are free, so nobody new may get at a file
+  // on either. It is called only if a holder has such locks, before the swap,
+  // and taken back like before_commit.
+  std::function<core::Status(int64_t)> shut;
   std::function<core::Status(int64_t)> before_swap;
   std::function<core::Status(int64_t)> before_commit;
   std::function<void()> take_back;

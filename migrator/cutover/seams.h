@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,9 @@ class ProcessScanner {
       const proc::TreeRef& tree, pid_t pid, const proc::Options& options) = 0;
   virtual core::Status Identify(std::vector<proc::Holder>* holders,
                                 bool frozen) = 0;
+  // proc::LetOpensPass.
+  virtual core::Status LetOpensPass(const std::set<pid_t>& exclude,
+                                    int64_t deadline_ns) = 0;
   // Children of all its threads; empty if it is gone.
   virtual std::vector<pid_t> ChildrenOf(pid_t pid) = 0;
   virtual core::Result<uint64_t> OwnMountNamespace() = 0;
@@ -70,7 +74,7 @@ class DescriptorOps {
   // suffices).
   virtual core::Result<core::UniqueFd> OpenObject(
       int dirfd, const core::FileHandle& handle, int flags, uint64_t ino) = 0;
-  // The inode number of an open file.
+  // The inode number of an open file. Asks no worker and no server.
   virtual core::Result<uint64_t> InodeOf(int fd) = 0;
   // The directory at path as the process sees it (O_PATH).
   virtual core::Result<core::UniqueFd> DirectoryIn(pid_t pid,
@@ -89,6 +93,8 @@ class DescriptorOps {
   // Blocks as long as the filesystem does.
   virtual core::Status SetLocks(int fd, const Locks& have,
                                 const Locks& want) = 0;
+  // All POSIX locks of the machine. Asks no filesystem.
+  virtual core::Result<Locks> AllOfProcesses() = 0;
   // From outside: the seat holds the description fd (or the directory fd, on
   // the same mount). kConflict if not.
   virtual core::Status Verify(const Seat& seat, int fd) = 0;
@@ -101,6 +107,8 @@ struct KeptOld {
   int flags = 0;
   Locks locks;
   core::UniqueFd fd;
+  // The locks were its process's and are the description's now, in their place.
+  bool stand_in = false;
 };
 
 // The same ranges in the same way, whichever file and process.
@@ -108,6 +116,12 @@ bool SameLock(const proc::LockLine& a, const proc::LockLine& b);
 bool SameLocks(const Locks& a, const Locks& b);
 // Those that its description holds itself.
 Locks HeldLocks(const proc::Descriptor& fd);
+// Those of the process that were taken through it (POSIX).
+Locks LocksOfProcess(const proc::Descriptor& fd);
+// The same ranges, as a description has them (OFD).
+Locks AsOfDescription(Locks locks);
+// Whether any of the holders has such a one.
+bool AnyLockOfProcess(const std::vector<proc::Holder>& holders);
 // Those of a that are not in b.
 Locks LocksLess(const Locks& a, const Locks& b);
 

@@ -130,6 +130,11 @@ Status OverlayClient::StartRedirect(int64_t deadline_ns) {
       deadline_ns));
 }
 
+Status OverlayClient::GiveUpAttach() {
+  return StatusOf(
+      Call(Dump({{"op", "give_up_attach"}}), MonotonicNs() + kShortCallNs));
+}
+
 Result<std::vector<UniqueFd>> OverlayClient::OpenOnTarget(
     const std::vector<OpenAsk>& asks, int64_t deadline_ns) {
   std::vector<UniqueFd> out;
@@ -234,6 +239,11 @@ Result<FlushReport> OverlayClient::DrainAndGate(int64_t deadline_ns) {
       deadline_ns));
 }
 
+Status OverlayClient::GateOpens() {
+  return StatusOf(
+      Call(Dump({{"op", "gate_opens"}}), MonotonicNs() + kShortCallNs));
+}
+
 Status OverlayClient::OpenGate() {
   return StatusOf(
       Call(Dump({{"op", "open_gate"}}), MonotonicNs() + kShortCallNs));
@@ -269,6 +279,8 @@ json Answer(const json& request, cutover::OverlayControl& control,
                         request.value("reason", "")));
   if (op == "start_redirect")
     return StatusJson(control.StartRedirect(deadline));
+  if (op == "give_up_attach")
+    return StatusJson(control.GiveUpAttach());
   if (op == "open_on_target") {
     std::vector<OpenAsk> asks;
     for (const json& item : request.value("asks", json::array()))
@@ -312,6 +324,8 @@ json Answer(const json& request, cutover::OverlayControl& control,
     return ReportJson(control.FlushRound(deadline));
   if (op == "drain_and_gate")
     return ReportJson(control.DrainAndGate(deadline));
+  if (op == "gate_opens")
+    return StatusJson(control.GateOpens());
   if (op == "open_gate")
     return StatusJson(control.OpenGate());
   if (op == "commit_target")

@@ -21,6 +21,7 @@ class OverlayClient final : public cutover::OverlayControl {
 
   core::Status Advance(state::Event event, const std::string& reason) override;
   core::Status StartRedirect(int64_t deadline_ns) override;
+  core::Status GiveUpAttach() override;
   core::Result<std::vector<core::UniqueFd>> OpenOnTarget(
       const std::vector<cutover::OpenAsk>& asks, int64_t deadline_ns) override;
   core::Result<std::vector<core::FileHandle>> SourceHandles(
@@ -30,6 +31,7 @@ class OverlayClient final : public cutover::OverlayControl {
   core::Status LeaveDirect(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> FlushRound(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> DrainAndGate(int64_t deadline_ns) override;
+  core::Status GateOpens() override;
   core::Status OpenGate() override;
   core::Status CommitTarget(int64_t deadline_ns) override;
   core::Status RevokeTarget(int64_t deadline_ns) override;

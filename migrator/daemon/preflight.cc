@@ -162,7 +162,7 @@ void CheckNfs(const PlanRequest& request, const mount::MountTable& mounts,
   const Volume& volume = *plan->target_volume;
   CheckSoft(volume.options, request.accepted, findings);
   CheckEffective(request.mount_options, volume.options, findings);
-  CheckFlocks(plan->holders, volume.options, findings);
+  CheckLocks(plan->holders, volume.options, findings);
   struct stat st = {};
   if (fstat(root_fd, &st) == 0)
     CheckOtherMounts(mounts, NfsNameOf(*plan, mounts), volume.options,

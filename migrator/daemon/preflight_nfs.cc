@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -98,33 +99,77 @@ void CheckEffective(const std::string& asked, const std::string& options,
                    "nfs,nfs4): unmount it first, or leave the options out");
 }
 
-void CheckFlocks(const std::vector<PlannedHolder>& holders,
-                 const std::string& options, Findings* findings) {
+namespace {
+
+// What is locked of one file, by the first that has it so.
+struct FileLocks {
+  std::string path;
+  pid_t flock = 0, range = 0;  // 0: nobody
+  bool write = false;
+};
+
+void BlockUnfit(const proc::Holder& holder, const proc::Descriptor& fd,
+                bool write, Findings* findings) {
+  findings->Block(
+      "holder-flock",
+      "process " + std::to_string(holder.pid) + " (" + Printable(holder.comm) +
+          ") has " + Quote(fd.at.path) + " locked for " +
+          (write ? "writing (flock) and open for reading"
+                 : "reading (flock) and open for writing") +
+          " only, which NFS 4 does not allow",
+      "let the process go of the lock, or mount the export with "
+      "local_lock=flock if no other host locks its files");
+}
+
+}  // namespace
+
+void CheckLocks(const std::vector<PlannedHolder>& holders,
+                const std::string& options, Findings* findings) {
   const std::vector<Option> effective = Split(options);
   const std::string_view version = Find(effective, "vers").value_or("");
   const std::string_view local = Find(effective, "local_lock").value_or("none");
-  if (!version.starts_with("4") || local == "all" || local == "flock")
-    return;
+  const bool asks_for_flocks = local != "all" && local != "flock";
+  const bool asks_for_ranges = local != "all" && local != "posix";
+  std::map<std::pair<dev_t, uint64_t>, FileLocks> files;
+  size_t in_the_pause = 0;
   for (const PlannedHolder& planned : holders)
     for (const proc::Task& task : planned.holder.tasks)
       for (const proc::Descriptor& fd : task.fds)
         for (const proc::LockLine& lock : fd.locks) {
-          const int access = fd.flags & O_ACCMODE;
-          const int unfit = lock.write ? O_RDONLY : O_WRONLY;
-          if (lock.kind != proc::LockKind::kFlock || lock.waiting ||
-              access != unfit || S_ISDIR(fd.at.mode))
+          const bool flock = lock.kind == proc::LockKind::kFlock;
+          const bool posix = lock.kind == proc::LockKind::kPosix;
+          if (lock.waiting || S_ISDIR(fd.at.mode) ||
+              (!flock && !posix && lock.kind != proc::LockKind::kOfd))
             continue;
-          findings->Block(
-              "holder-flock",
-              "process " + std::to_string(planned.holder.pid) + " (" +
-                  Printable(planned.holder.comm) + ") has " +
-                  Quote(fd.at.path) + " locked for " +
-                  (lock.write ? "writing (flock) and open for reading"
-                              : "reading (flock) and open for writing") +
-                  " only, which NFS 4 does not allow",
-              "let the process go of the lock, or mount the export with "
-              "local_lock=flock if no other host locks its files");
+          const int unfit = lock.write ? O_RDONLY : O_WRONLY;
+          if (flock && asks_for_flocks && version.starts_with("4") &&
+              (fd.flags & O_ACCMODE) == unfit)
+            BlockUnfit(planned.holder, fd, lock.write, findings);
+          if (posix && asks_for_ranges)
+            in_the_pause++;
+          FileLocks& file = files[{fd.at.dev, fd.at.ino}];
+          file.path = fd.at.path;
+          (flock ? file.flock : file.range) = planned.holder.pid;
+          file.write |= lock.write;
         }
+  if (in_the_pause != 0)
+    findings->Note("posix-locks",
+                   std::to_string(in_the_pause) +
+                       " POSIX locks are taken at the server while all "
+                       "processes stand still");
+  if (!asks_for_flocks || !asks_for_ranges)
+    return;
+  for (const auto& [inode, file] : files)
+    if (file.flock != 0 && file.range != 0 && file.write)
+      findings->Block(
+          "holder-locks-differ",
+          Quote(file.path) + " is locked by process " +
+              std::to_string(file.flock) + " with flock and by process " +
+              std::to_string(file.range) +
+              " with fcntl, which do not know of each other here; on NFS they "
+              "do, and only one of them could have it",
+          "let one of them go of its lock, or mount the export with "
+          "local_lock=flock if no other host locks its files");
 }
 
 void CheckOtherMounts(const mount::MountTable& mounts, const std::string& name,

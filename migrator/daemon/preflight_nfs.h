@@ -30,8 +30,10 @@ void CheckEffective(const std::string& asked, const std::string& options,
 
 // NFS version 4 takes a flock only through a descriptor that could read (a
 // shared one) or write (fs/nfs/nfs4proc.c, nfs4_proc_lock), which elsewhere is
-// no matter. options: those in effect.
-void CheckFlocks(const std::vector<PlannedHolder>& holders,
+// no matter; and flocks are ranges of the whole file to the server
+// (fs/nfs/file.c, nfs_flock), so that they conflict with the others. Says how
+// many POSIX locks the freeze asks the server for. options: those in effect.
+void CheckLocks(const std::vector<PlannedHolder>& holders,
                  const std::string& options, Findings* findings);
 
 // name: the target as host:/path. options: of its mount, in effect. dev: its

@@ -128,6 +128,7 @@ ReanchorReport ReportOf(const std::string& role, const Outcome& outcome) {
   for (const trace::Pause& pause : outcome.pauses)
     report.pauses.push_back({role, pause.pid, CommandOf(pause.pid), pause.ns});
   report.unreachable = outcome.unreachable;
+  report.redirected = outcome.redirected;
   if (!outcome.status)
     report.reason = outcome.status.error().ToString();
   for (const std::string& warning : outcome.warnings)

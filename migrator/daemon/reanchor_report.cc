@@ -23,6 +23,7 @@ std::string ReportToJson(const ReanchorReport& r) {
             {"froze", r.froze},
             {"committed", r.committed},
             {"unreachable", r.unreachable},
+            {"redirected", r.redirected},
             {"pauses", pauses},
             {"stayed", stayed}};
   return j.dump(-1, ' ', false, json::error_handler_t::replace);
@@ -40,6 +41,7 @@ core::Result<ReanchorReport> ReportFromJson(const std::string& text) {
     r.reason = j.at("reason");
     r.froze = j.at("froze");
     r.unreachable = j.at("unreachable");
+    r.redirected = j.at("redirected");
     r.committed = j.at("committed");
     for (const json& p : j.at("pauses"))
       r.pauses.push_back({p.at("phase"), p.at("pid"), p.at("command"),

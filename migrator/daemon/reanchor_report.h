@@ -26,6 +26,7 @@ struct ReanchorReport {
   // attach: the overlay is on DIR although it failed. Returns: DIR shows the
   // source, although some holders are on the overlay yet.
   bool committed = false;
+  bool redirected = false;         // nothing was taken back: it is live
   bool unreachable = false;        // because the target does not answer
   std::vector<PauseLine> pauses;
   std::vector<HolderLine> stayed;  // on the overlay (or in the way)

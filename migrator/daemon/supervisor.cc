@@ -221,24 +221,27 @@ std::string Joined(const std::string& a, const std::string& b) {
 
 }  // namespace
 
+void Supervisor::RedirectIsLive(const std::string& remarks) {
+  live_ = true;
+  // The worker has journaled it; its next status says so.
+  if (status_.state == "planned" || status_.state == "attaching")
+    status_.state = "copying";
+  // A mount lives as long as a descriptor of it does: from here on it is the
+  // directory tree that keeps the overlay.
+  handoff_.fds.erase(fd_name::kOverlay);
+  LOG_INFO("redirect is live");
+  reason_ = remarks;
+  TellStarter(Exit::kDone, remarks);
+}
+
 void Supervisor::AttachEnded(const ReanchorReport& report) {
-  if (report.outcome == Outcome::kDone) {
-    live_ = true;
-    // The worker has journaled it; its next status says so.
-    if (status_.state == "planned" || status_.state == "attaching")
-      status_.state = "copying";
-    // A mount lives as long as a descriptor of it does: from here on it is the
-    // directory tree that keeps the overlay.
-    handoff_.fds.erase(fd_name::kOverlay);
-    LOG_INFO("redirect is live");
-    reason_ = report.reason;
-    TellStarter(Exit::kDone, report.reason);
-    return;
-  }
+  if (report.outcome == Outcome::kDone)
+    return RedirectIsLive(report.reason);
   const std::string text = Joined(report.reason, Named(report.stayed));
   if (report.committed) {
-    // The overlay is on DIR, or may be; it serves the source only, so nobody
-    // sees a difference until it is off again.
+    // The overlay is on DIR, or may be; if it serves the source only, nobody
+    // sees a difference until it is off again. Whether it does the worker tells
+    // before anything is taken off.
     undo_attach_ = true;
     attach_failure_ = text;
     next_try_ns_ = 0;
@@ -290,6 +293,10 @@ void Supervisor::DrainEnded(const ReanchorReport& report) {
 }
 
 void Supervisor::ReturnEnded(const ReanchorReport& report) {
+  if (undo_attach_ && report.redirected) {
+    undo_attach_ = false;
+    return RedirectIsLive(attach_failure_);
+  }
   reason_ = Joined(report.reason, Named(report.stayed));
   if (report.outcome == Outcome::kDone) {
     returned_ = true;

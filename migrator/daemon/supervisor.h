@@ -59,6 +59,7 @@ class Supervisor {
   void OnReanchorMessage();
   void OnReanchorEnd();
   void ReanchorReported(const ReanchorReport& report);
+  void RedirectIsLive(const std::string& remarks);
   void AttachEnded(const ReanchorReport& report);
   void CutoverEnded(const ReanchorReport& report);
   void DrainEnded(const ReanchorReport& report);

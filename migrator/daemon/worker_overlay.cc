@@ -39,11 +39,20 @@ Status WorkerOverlay::Advance(Event event, const std::string& reason) {
 }
 
 Status WorkerOverlay::StartRedirect(int64_t deadline_ns) {
+  if (attach_given_up_)
+    return Fail(ErrorCode::kConflict, "the attach has been given up");
   TRY(core::FaultPoint("redirect.start"));
   TRY(parts_->fs->SetServing(Serving::kRedirect, deadline_ns, [this] {
     return parts_->phase->Advance(Event::kAttached, "");
   }));
   parts_->StartCopying();
+  return core::FaultPoint("redirect.begun");
+}
+
+Status WorkerOverlay::GiveUpAttach() {
+  if (parts_->fs->serving() != Serving::kSourceOnly)
+    return Fail(ErrorCode::kConflict, "the redirect has begun");
+  attach_given_up_ = true;
   return {};
 }
 
@@ -232,6 +241,14 @@ Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
   if (complete_it)
     report.redo_left = parts_->redo->Count().pending;
   return report;
+}
+
+Status WorkerOverlay::GateOpens() {
+  core::HoldLogs();
+  gated_ = true;
+  parts_->session->SetInFreeze(true);
+  parts_->session->GateOpens();
+  return {};
 }
 
 Status WorkerOverlay::OpenGate() {

@@ -24,6 +24,7 @@ class WorkerOverlay final : public cutover::OverlayControl {
 
   core::Status Advance(state::Event event, const std::string& reason) override;
   core::Status StartRedirect(int64_t deadline_ns) override;
+  core::Status GiveUpAttach() override;
   core::Result<std::vector<core::UniqueFd>> OpenOnTarget(
       const std::vector<cutover::OpenAsk>& asks, int64_t deadline_ns) override;
   core::Result<std::vector<core::FileHandle>> SourceHandles(
@@ -33,6 +34,7 @@ class WorkerOverlay final : public cutover::OverlayControl {
   core::Status LeaveDirect(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> FlushRound(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> DrainAndGate(int64_t deadline_ns) override;
+  core::Status GateOpens() override;
   core::Status OpenGate() override;
   core::Status CommitTarget(int64_t deadline_ns) override;
   core::Status RevokeTarget(int64_t deadline_ns) override;
@@ -72,6 +74,7 @@ class WorkerOverlay final : public cutover::OverlayControl {
   std::future<core::Result<cutover::FlushReport>> flush_;  // valid: under way
   bool gated_ = false;
   bool private_removed_ = false;
+  bool attach_given_up_ = false;  // of the one re-anchorer at a time
   std::timed_mutex copy_back_mu_;
   copy::CopyBack copy_back_;       // guarded by copy_back_mu_
   // Made once no placeholder is marked any more. Guarded by copy_back_mu_.

@@ -196,7 +196,8 @@ class Collector {
     }
     for (const LockLine& lock : fd.locks) {
       // pidfd_getfd(2) gives the leader's descriptors alone.
-      if (lock.waiting || (IsOfDescription(lock) && task.tid == holder_.pid))
+      if (lock.waiting || lock.kind == LockKind::kPosix ||
+          (IsOfDescription(lock) && task.tid == holder_.pid))
         continue;
       const bool lease = lock.kind == LockKind::kLease ||
                          lock.kind == LockKind::kDelegation;

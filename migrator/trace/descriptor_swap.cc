@@ -30,13 +30,17 @@ using core::FailSys;
 // SCM_MAX_FD of include/net/scm.h.
 constexpr size_t kMaxFdsPerMessage = 253;
 constexpr size_t kControlBytes = CMSG_SPACE(kMaxFdsPerMessage * sizeof(int));
-constexpr size_t kMaxTableCalls = kMaxFdsPerMessage + kMaxTempRanges + 3;
+// More are taken one by one.
+constexpr size_t kMaxTableLocks = 32;
+constexpr size_t kMaxTableCalls =
+    kMaxFdsPerMessage + kMaxTempRanges + kMaxTableLocks + 3;
 constexpr uint64_t kPage = 4096;
 
 // How the scratch mapping is used.
 struct Scratch {
   int sockets[2];
   struct rlimit limit;
+  struct flock locks[kMaxTableLocks];
   struct msghdr message;
   struct iovec vec;
   char byte;
@@ -46,6 +50,16 @@ struct Scratch {
 constexpr uint64_t kScratchBytes = (sizeof(Scratch) + kPage - 1) & ~(kPage - 1);
 // Not a result that a system call gives.
 constexpr int64_t kNotMade = INT64_MIN;
+
+struct flock RangeOf(const LockRecord& lock) {
+  struct flock range = {};
+  range.l_type = lock.write ? F_WRLCK : F_RDLCK;
+  range.l_whence = SEEK_SET;
+  range.l_start = static_cast<off_t>(lock.start);
+  if (lock.end != UINT64_MAX)  // 0: to the end, wherever it will be
+    range.l_len = static_cast<off_t>(lock.end - lock.start + 1);
+  return range;
+}
 
 core::Status SendFds(int socket, std::span<const int> fds) {
   char byte = 0;
@@ -308,6 +322,26 @@ core::Status DescriptorSwap::Place(const Item& item, int temp) {
   return {};
 }
 
+core::Status DescriptorSwap::TakeLocks(bool* lost) {
+  for (const LockRecord& lock : escrow_.LocksOf(move_)) {
+    RemotePtr at = move_.scratch + offsetof(Scratch, locks);
+    TRY(memory_.Write(at, RangeOf(lock)));
+    auto taken = calls_.Call(
+        "fcntl", SYS_fcntl,
+        {static_cast<uint64_t>(lock.at), F_SETLK, at.address()}, deadline_ns_);
+    const int err = taken ? 0 : taken.error().sys_errno;
+    if (side_ == Side::kOld && (err == EAGAIN || err == EACCES)) {
+      *lost = true;
+      continue;
+    }
+    if (!taken)
+      return Fail(std::move(taken).error().With(
+          "take the POSIX lock of descriptor " + std::to_string(lock.at) +
+          " of process " + std::to_string(calls_.pid()) + " again"));
+  }
+  return {};
+}
+
 core::Result<size_t> DescriptorSwap::Install(std::span<const Item> items) {
   items = items.first(std::min(items.size(), kMaxFdsPerMessage));
   ASSIGN_OR_RETURN(auto numbers, ExpectFree(2 + items.size()));
@@ -359,7 +393,7 @@ core::Status DescriptorSwap::To(Side side, int64_t deadline_ns) {
   std::vector<Item> missing = Missing(side);
   move_.state = side == Side::kNew ? MoveState::kMoving : MoveState::kReturning;
   TRY(CleanUp());
-  if (!missing.empty()) {
+  if (!missing.empty() || move_.lock_count != 0) {
     TRY(MapScratch());
     std::span<const Item> rest = missing;
     while (!rest.empty()) {
@@ -376,6 +410,11 @@ core::Status DescriptorSwap::To(Side side, int64_t deadline_ns) {
       rest = rest.subspan(*installed);
     }
   }
+  bool lost = false;
+  if (move_.lock_count != 0) {
+    TRY(Fault("trace.unlocked", side));
+    TRY(TakeLocks(&lost));
+  }
   // Also for an earlier attempt that got no further than this.
   if (move_.scratch) {
     TRY(LowerLimit());
@@ -384,6 +423,10 @@ core::Status DescriptorSwap::To(Side side, int64_t deadline_ns) {
     move_.scratch = RemotePtr();
   }
   move_.state = side == Side::kNew ? MoveState::kMoved : MoveState::kReturned;
+  if (lost)
+    return Fail(ErrorCode::kConflict,
+                "a POSIX lock of process " + std::to_string(calls_.pid()) +
+                    " was taken by another while it was being put back");
   return {};
 }
 
@@ -410,6 +453,14 @@ core::Status DescriptorSwap::WriteTable(const std::vector<uint32_t>& numbers) {
   }
   for (uint32_t i = 0; i < move_.temp_count; ++i)
     add(SYS_close_range, {move_.temps[i].first, move_.temps[i].last, 0});
+  auto locks = escrow_.LocksOf(move_);
+  for (size_t i = 0; i < locks.size(); ++i) {
+    scratch->locks[i] = RangeOf(locks[i]);
+    add(SYS_fcntl,
+        {static_cast<uint64_t>(locks[i].at), F_SETLK,
+         move_.scratch.address() + offsetof(Scratch, locks) +
+             i * sizeof(struct flock)});
+  }
   table_calls_ = n;
   scratch->table[n++].nr = kTableEnd;
   return memory_.Write(move_.scratch, scratch.get(),
@@ -423,7 +474,8 @@ bool DescriptorSwap::StartRun(Side side, int64_t deadline_ns) {
       move_.mapping || move_.temp_count != 0)
     return false;
   items_ = Missing(side);
-  if (items_.empty() || items_.size() > kMaxFdsPerMessage)
+  if (items_.empty() || items_.size() > kMaxFdsPerMessage ||
+      move_.lock_count > kMaxTableLocks)
     return false;
   move_.state = side == Side::kNew ? MoveState::kMoving : MoveState::kReturning;
   move_.mapping = true;

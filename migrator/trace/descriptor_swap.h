@@ -5,17 +5,19 @@
 // parked thread:
 //   mmap of a scratch page, socketpair (one end is taken by pidfd_getfd and
 //   the descriptors are sent through it), recvmsg, dup3 each into place,
-//   fchdir, close_range of the temporaries, munmap.
+//   fchdir, close_range of the temporaries, F_SETLK of each POSIX lock, munmap.
 // Whatever it takes temporarily is in the escrow first, so that a successor
 // can tell and clean up: descriptor numbers are predicted, since nobody else
 // uses the table meanwhile and the kernel gives the lowest free ones.
 //
-// POSIX locks of the process on the files concerned do not survive; flocks
-// belong to the descriptions.
+// The close of any descriptor of a file lets go of the POSIX locks that the
+// process has on it (fs/locks.c, locks_remove_posix): so they are taken when
+// everything is in its place and nothing temporary is open any more.
 //
 // Errors: kGone: the process was killed; kTimeout: a call did not return
 // until the deadline; kSystem with what the thread was told, for example
-// EMFILE, or EACCES of fchdir; kConflict: the process is not as expected.
+// EMFILE, or EACCES of fchdir; kConflict: the process is not as expected, or,
+// on the way back, a lock is somebody else's and everything else in place.
 //
 // Thread contract: the thread that traces the process.
 
@@ -76,6 +78,7 @@ class DescriptorSwap {
   core::Status RaiseLimit();
   core::Status LowerLimit();
   core::Status Place(const Item& item, int temp);
+  core::Status TakeLocks(bool* lost);
   core::Result<bool> Holds(int at, int ours);
 
   InjectedCalls& calls_;

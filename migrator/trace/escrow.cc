@@ -39,7 +39,8 @@ core::Result<std::unique_ptr<Escrow>> Escrow::Create() {
   size_t threads = Aligned(sizeof(ThreadRecord) * kMaxThreads);
   size_t moves = Aligned(sizeof(MoveRecord) * kMaxMoves);
   size_t fds = Aligned(sizeof(FdRecord) * kMaxFds);
-  size_t bytes = header + processes + threads + moves + fds;
+  size_t locks = Aligned(sizeof(LockRecord) * kMaxLocks);
+  size_t bytes = header + processes + threads + moves + fds + locks;
   // Zeroed, which is an empty escrow.
   void* base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -56,6 +57,7 @@ core::Result<std::unique_ptr<Escrow>> Escrow::Create() {
   escrow->threads_ = reinterpret_cast<ThreadRecord*>(at += processes);
   escrow->moves_ = reinterpret_cast<MoveRecord*>(at += threads);
   escrow->fds_ = reinterpret_cast<FdRecord*>(at += moves);
+  escrow->locks_ = reinterpret_cast<LockRecord*>(at += fds);
   return escrow;
 }
 
@@ -76,6 +78,9 @@ std::span<MoveRecord> Escrow::moves() {
 std::span<FdRecord> Escrow::FdsOf(const MoveRecord& move) {
   return {fds_ + move.first_fd, move.fd_count};
 }
+std::span<LockRecord> Escrow::LocksOf(const MoveRecord& move) {
+  return {locks_ + move.first_lock, move.lock_count};
+}
 
 core::Result<uint32_t> Escrow::AddProcess() {
   return Append(header_->processes, 1, kMaxProcesses, "processes");
@@ -88,6 +93,9 @@ core::Result<uint32_t> Escrow::AddMove() {
 }
 core::Result<uint32_t> Escrow::AddFds(uint32_t count) {
   return Append(header_->fds, count, kMaxFds, "descriptors");
+}
+core::Result<uint32_t> Escrow::AddLocks(uint32_t count) {
+  return Append(header_->locks, count, kMaxLocks, "POSIX locks");
 }
 
 bool Escrow::LeaderTakes(const ThreadRecord& thread, uint64_t signals) {
@@ -117,6 +125,7 @@ void Escrow::Clear() {
   header_->threads = 0;
   header_->moves = 0;
   header_->fds = 0;
+  header_->locks = 0;
 }
 
 }  // namespace livemv::trace

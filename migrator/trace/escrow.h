@@ -67,6 +67,12 @@ struct FdRecord {
   bool cloexec;
 };
 
+struct LockRecord {
+  int at;
+  bool write;
+  uint64_t start, end;  // included
+};
+
 struct NumberRange {
   uint32_t first, last;  // both included
 };
@@ -78,6 +84,7 @@ struct MoveRecord {
   uint32_t thread;  // index of the one that makes the calls
   int task_fd;      // pidfd through which its descriptor table is reached
   uint32_t first_fd, fd_count;
+  uint32_t first_lock, lock_count;  // the same on both sides
   int old_cwd, new_cwd;           // in our table; -1: stays
   std::atomic<bool> cwd_touched;  // a call that changes it was begun
   RemotePtr scratch;              // a mapping of ours in the process
@@ -98,7 +105,7 @@ struct ProcessRecord {
 
 struct EscrowHeader {
   std::atomic<bool> committed;  // a successor finishes instead of undoing
-  std::atomic<uint32_t> processes, threads, moves, fds;
+  std::atomic<uint32_t> processes, threads, moves, fds, locks;
 };
 
 class Escrow {
@@ -114,12 +121,14 @@ class Escrow {
   std::span<ThreadRecord> threads();
   std::span<MoveRecord> moves();
   std::span<FdRecord> FdsOf(const MoveRecord& move);
+  std::span<LockRecord> LocksOf(const MoveRecord& move);
 
   // Appends room for one (or count) more; kUnsupported when there is none.
   core::Result<uint32_t> AddProcess();
   core::Result<uint32_t> AddThread();
   core::Result<uint32_t> AddMove();
   core::Result<uint32_t> AddFds(uint32_t count);
+  core::Result<uint32_t> AddLocks(uint32_t count);
 
   // Whether the leader of this thread's process is parked, and a signal of
   // the set is not blocked by it.
@@ -132,6 +141,7 @@ class Escrow {
   static constexpr uint32_t kMaxThreads = 16384;
   static constexpr uint32_t kMaxMoves = 8192;
   static constexpr uint32_t kMaxFds = 131072;
+  static constexpr uint32_t kMaxLocks = 65536;
 
  private:
   Escrow() = default;
@@ -140,6 +150,7 @@ class Escrow {
   ThreadRecord* threads_ = nullptr;
   MoveRecord* moves_ = nullptr;
   FdRecord* fds_ = nullptr;
+  LockRecord* locks_ = nullptr;
   void* base_ = nullptr;
   size_t bytes_ = 0;
 };

@@ -291,12 +291,21 @@ core::Status FrozenSetImpl::RecordMove(const TracedProcess& process,
   ThreadRecord& thread = escrow_->threads()[thread_index];
   ASSIGN_OR_RETURN(uint32_t first,
                    escrow_->AddFds(static_cast<uint32_t>(move.fds.size())));
+  ASSIGN_OR_RETURN(uint32_t first_lock,
+                   escrow_->AddLocks(static_cast<uint32_t>(move.locks.size())));
   ASSIGN_OR_RETURN(uint32_t index, escrow_->AddMove());
   MoveRecord& record = escrow_->moves()[index];
   record.process = process_record;
   record.thread = thread_index;
   record.first_fd = first;
   record.fd_count = static_cast<uint32_t>(move.fds.size());
+  record.first_lock = first_lock;
+  record.lock_count = static_cast<uint32_t>(move.locks.size());
+  std::ranges::transform(move.locks, escrow_->LocksOf(record).begin(),
+                         [](const PosixLock& lock) {
+                           return LockRecord{lock.at, lock.write, lock.start,
+                                             lock.end};
+                         });
   record.old_cwd = record.new_cwd = -1;
   record.scratch = RemotePtr();
   record.mapping = false;

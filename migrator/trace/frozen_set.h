@@ -25,8 +25,10 @@
 // whoever serves them must answer in a freeze.
 //
 // What cannot be kept exactly: a receive timeout of a socket (SO_RCVTIMEO)
-// begins anew; io_uring_enter that submitted and waits returns early; POSIX
-// locks on moved files are lost. A process under a seccomp filter makes calls
+// begins anew; io_uring_enter that submitted and waits returns early. A
+// POSIX lock is let go of when its file's descriptor is replaced and taken again
+// when all descriptors are in place: until then nobody else may be able to get
+// at the file, on either side. A process under a seccomp filter makes calls
 // for us only while the tracer lives: if the tracer is killed in the middle of
 // one, the filter may kill the process. A tracer killed between the stop of a
 // thread and its look at it (microseconds) cannot hide the EINTR with which
@@ -56,12 +58,23 @@ struct FdMove {
   bool cloexec = false;  // FD_CLOEXEC at that number, now and afterwards
 };
 
+// A POSIX lock that the process has, to be taken on whichever side it ends on.
+struct PosixLock {
+  int at = -1;  // a number in the process through which it may be taken
+  bool write = false;
+  uint64_t start = 0;
+  uint64_t end = UINT64_MAX;  // included; UINT64_MAX: to the end of any file
+};
+
 // What one thread group (or one thread with tables of its own) receives.
 struct Move {
   pid_t pid = 0;
   pid_t tid = 0;  // the thread whose tables are meant; pid if shared
   std::vector<FdMove> fds;
   std::optional<int> cwd;  // a directory in this process; borrowed until Thaw
+  // Those on the files of fds. All of a file's descriptors in the process must
+  // be among fds: the close of any lets go of the locks.
+  std::vector<PosixLock> locks;
 };
 
 struct Pause {
@@ -94,10 +107,13 @@ class FrozenSet {
                               int64_t deadline_ns,
                               std::vector<Unstopped>* unstopped) = 0;
   // All moves or none; verified from outside. kTimeout: a call in a process
-  // did not return (a FLUSH that nobody answers). When the error says that
+  // did not return (a FLUSH that nobody answers, a lock of a server that is
+  // away); kSystem with EAGAIN: another holds one of the locks. When the error says that
   // putting back is not complete, Thaw lets go of all others and leaves that
   // process, parked, to the guardian, which puts it back when it can.
   virtual core::Status Swap(const std::vector<Move>& moves) = 0;
+  // An error also if a POSIX lock is somebody else's by now (kConflict); all
+  // else is back.
   virtual core::Status Undo() = 0;
   // From here on the guardian finishes instead of undoing. Only after a Swap
   // that succeeded.

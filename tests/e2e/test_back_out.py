@@ -1,6 +1,5 @@
 """Abort, faults at each step, processes that cannot be moved, full disks: the
 application never notices more than a stall."""
-import fcntl
 import json
 import os
 import re
@@ -63,37 +62,50 @@ class Abort(bed.Bed):
         self.assertEqual(self.listed(), [])
         self.assertEqual(bed.difference(before, bed.tree(self.disk)), "")
 
-    def test_abort_waits_for_a_lock(self):
-        """That of a process, not of a description. Its holder would lock the overlay's file, and others the source's."""
-        (self.disk / "locked").write_bytes(b"before,")
+    def test_an_attach_whose_end_is_not_heard_of_is_not_taken_back(self):
+        """The redirect is in the journal and bytes are on the target: whoever dies now."""
+        for n, faults in enumerate(("attach.redirected=kill", "attach.redirected=error:5",
+                                    "redirect.begun=kill", "redirect.begun=error:5")):
+            with self.subTest(faults):
+                disk, nas = self.volume(f"disk{n}", 100), self.volume(f"nas{n}", 100)
+                log = open(disk / "log", "ab", buffering=0)
+                log.write(b"before,")
+                self.start("--cutover=wait", "--wait", source=disk, target=nas,
+                           env={"LIVEMV_FAULTS": faults})
+                self.assertEqual(self.status(disk)["state"], "synced")
+                log.write(b"after")
+                self.assertEqual((disk / "log").read_bytes(), b"before,after")
+                self.livemv("cutover", disk, "--wait")
+                log.close()
+                self.assertEqual((disk / "log").read_bytes(), b"before,after")
+                self.assertEqual(os.stat(disk).st_dev, os.stat(nas).st_dev)
+                self.livemv("finish", disk)
+
+    def test_abort_waits_for_a_shared_mapping(self):
+        """Its holder would write into the overlay's file, and others into the source's."""
+        (self.disk / "mapped").write_bytes(b"before,")
         source = os.stat(self.disk).st_dev
         self.start("--cutover=wait", "--wait")
         overlay = os.stat(self.disk).st_dev
         self.assertNotEqual(overlay, source)
-        holder = self.spawn("python3", "-c", "import fcntl, sys\n"
-                            "f = open(sys.argv[1], 'ab')\n"
-                            "fcntl.lockf(f, fcntl.LOCK_EX)\nsys.stdin.read()",
-                            self.disk / "locked", cwd="/", stdin=subprocess.PIPE)
-        with open(self.disk / "locked", "ab") as f:
-            def taken():
-                try:
-                    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return True
-                fcntl.lockf(f, fcntl.LOCK_UN)
-                return False
-            bed.poll("the lock is held", taken)
+        holder = self.spawn("python3", "-c", "import mmap, sys\n"
+                            "f = open(sys.argv[1], 'r+b')\n"
+                            "m = mmap.mmap(f.fileno(), 0)\nprint('mapped', flush=True)\n"
+                            "sys.stdin.readline()\nm[:6] = b'BEFORE'\nm.flush()\n",
+                            self.disk / "mapped", cwd="/", stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE)
+        self.assertEqual(holder.stdout.readline(), b"mapped\n")
+        with open(self.disk / "mapped", "ab") as f:
             self.livemv("abort", self.disk)
             bed.poll("its holder is named",
                      lambda: f"process {holder.pid}" in str(self.status().get("reason")), 60)
             self.assertEqual(self.status()["state"], "aborting")
             self.assertEqual(os.stat(self.disk).st_dev, overlay)
-            self.assertTrue(taken())
             f.write(b"while it waits")
         holder.stdin.close()
         bed.poll("the abort ends", lambda: self.listed() == [], 60)
         self.assertEqual(os.stat(self.disk).st_dev, source)
-        self.assertEqual((self.disk / "locked").read_bytes(), b"before,while it waits")
+        self.assertEqual((self.disk / "mapped").read_bytes(), b"BEFORE,while it waits")
 
     def test_abort_leaves_a_deleted_file_and_moves_what_else_its_holder_has(self):
         source = os.stat(self.disk).st_dev

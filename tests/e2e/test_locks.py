@@ -1,5 +1,5 @@
-"""flock(2) and open file description locks: held by the same processes on every
-filesystem that DIR shows, and by nobody else at any moment."""
+"""flock(2), open file description and POSIX locks: held by the same processes on
+every filesystem that DIR shows, and by nobody else at any moment."""
 import os
 import select
 import subprocess
@@ -35,6 +35,8 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         try:
             if how == "range":
                 fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 15, 1, 0))
+            elif how == "posix":
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             else:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             print("got", how, path, flush=True)
@@ -48,15 +50,15 @@ print("tries", tries, flush=True)
 class Locks(bed.Bed):
     def setUp(self):
         super().setUp()
-        for name in ("flock", "shared", "range"):
+        names = ("flock", "posix", "shared", "range")
+        for name in names:
             (self.disk / name).write_bytes(b"x" * 100)
-        self.holders = [self.talker(HOLDER, name, self.disk / name)
-                        for name in ("flock", "shared", "range")]
-        for holder in self.holders:
+        self.holders = {name: self.talker(HOLDER, name, self.disk / name) for name in names}
+        for holder in self.holders.values():
             self.assertEqual(holder.stdout.readline(), b"locked\n")
         self.contender = self.talker(
-            CONTENDER, *(f"{name}:{self.disk / name}" for name in ("flock", "shared", "range")))
-        self.waiters = []
+            CONTENDER, *(f"{name}:{self.disk / name}" for name in names))
+        self.waiters = {"flock": [], "posix": []}
         self.wait_for_it()
 
     def talker(self, code, *args):
@@ -64,16 +66,17 @@ class Locks(bed.Bed):
                           stdout=subprocess.PIPE)
 
     def wait_for_it(self):
-        """One more process that is blocked in flock."""
-        waiter = self.talker(HOLDER, "flock", self.disk / "flock")
-        self.waiters.append(waiter)
-        bed.poll("it waits for the lock", lambda: self.waits(waiter))
+        """One more process that is blocked in flock, and one in fcntl."""
+        for how, waiters in self.waiters.items():
+            waiter = self.talker(HOLDER, how, self.disk / how)
+            waiters.append(waiter)
+            bed.poll("it waits for the lock", lambda: self.waits(waiter))
 
     @staticmethod
     def waits(process):
-        """In flock(2); a client of NFS that polls is not in /proc/locks."""
+        """In fcntl(2) or flock(2); a client of NFS that polls is not in /proc/locks."""
         with open(f"/proc/{process.pid}/syscall") as f:
-            return f.read().split()[0] == "73"
+            return f.read().split()[0] in ("72", "73")
 
     @staticmethod
     def has_said(process):
@@ -81,14 +84,16 @@ class Locks(bed.Bed):
 
     def assert_kept(self):
         """Nobody got a lock; then each of the waiters does, one after the other."""
-        for waiter in self.waiters:
+        for waiter in self.waiters["flock"] + self.waiters["posix"]:
             self.assertFalse(self.has_said(waiter))
         out, _ = self.contender.communicate(b"stop\n", timeout=30)
         self.assertRegex(out, rb"\Atries [1-9]\d*\n\Z")
-        for holder in self.holders[1:]:
+        for holder in self.holders.values():
             self.assertEqual(holder.communicate(b"go\n", timeout=30)[0], b"let go\n")
-        self.assertEqual(self.holders[0].communicate(b"go\n", timeout=30)[0], b"let go\n")
-        left = list(self.waiters)
+        for left in self.waiters.values():
+            self.assert_each_gets_it(list(left))
+
+    def assert_each_gets_it(self, left):
         while left:
             got = bed.poll("one of them gets it",
                            lambda: [w for w in left if self.has_said(w)], 60)
@@ -112,19 +117,23 @@ class Locks(bed.Bed):
 
     def test_a_lock_on_a_file_that_the_kernel_writes_by_itself(self):
         self.start("--cutover=wait", "--wait")
-        made = self.disk / "made"
-        made.write_bytes(b"")
-        fd = os.open(made, os.O_WRONLY | os.O_APPEND)
-        os.close(fd)
-        holder = self.talker(HOLDER, "flock", made)
-        self.assertEqual(holder.stdout.readline(), b"locked\n")
-        waiter = self.talker(HOLDER, "flock", made)
-        bed.poll("it waits for the lock", lambda: self.waits(waiter))
+        pairs = []
+        for how in self.waiters:
+            made = self.disk / ("made-" + how)
+            made.write_bytes(b"")
+            fd = os.open(made, os.O_WRONLY | os.O_APPEND)
+            os.close(fd)
+            holder = self.talker(HOLDER, how, made)
+            self.assertEqual(holder.stdout.readline(), b"locked\n")
+            waiter = self.talker(HOLDER, how, made)
+            bed.poll("it waits for the lock", lambda: self.waits(waiter))
+            pairs.append((holder, waiter))
         self.livemv("abort", self.disk, "--wait")
-        bed.poll("it waits for the lock", lambda: self.waits(waiter))
-        self.assertFalse(self.has_said(waiter))
-        holder.communicate(b"go\n", timeout=30)
-        self.assertEqual(waiter.communicate(b"go\n", timeout=30)[0], b"locked\nlet go\n")
+        for holder, waiter in pairs:
+            bed.poll("it waits for the lock", lambda: self.waits(waiter))
+            self.assertFalse(self.has_said(waiter))
+            holder.communicate(b"go\n", timeout=30)
+            self.assertEqual(waiter.communicate(b"go\n", timeout=30)[0], b"locked\nlet go\n")
         self.assert_kept()
 
     def test_rounds_that_are_put_back_keep_them(self):

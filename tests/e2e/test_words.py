@@ -69,16 +69,17 @@ class Words(bed.Bed):
         self.assertIn("movable", text)
 
     def test_holders_of_what_is_not_built_yet_block(self):
-        lock = self.disk / "lock"
-        lock.write_text("x")
-        code = ("import fcntl, sys\nf = open(sys.argv[1], 'r+')\n"
-                "fcntl.lockf(f, fcntl.LOCK_EX)\nprint('locked', flush=True)\nsys.stdin.read()\n")
-        holder = self.spawn("python3", "-c", code, lock, stdin=subprocess.PIPE,
+        leased = self.disk / "leased"
+        leased.write_text("x")
+        code = ("import fcntl, sys\nf = open(sys.argv[1])\n"
+                "fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_RDLCK)\n"
+                "print('leased', flush=True)\nsys.stdin.read()\n")
+        holder = self.spawn("python3", "-c", code, leased, stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE)
         holder.stdout.readline()
         said = self.start(code=3)
         self.assertIn(str(holder.pid), said.text)
-        self.assertIn("lock", said.text)
+        self.assertIn("lease", said.text)
         holder.stdin.close()
         holder.wait()
         self.start("--wait")

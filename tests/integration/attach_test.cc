@@ -75,6 +75,7 @@ class InodeObjects : public DescriptorOps {
   Result<UniqueFd> Share(const Seat& seat) override {
     return real_->Share(seat);
   }
+  Result<Locks> AllOfProcesses() override { return real_->AllOfProcesses(); }
   Status SetLocks(int fd, const Locks& have, const Locks& want) override {
     return real_->SetLocks(fd, have, want);
   }
@@ -119,6 +120,8 @@ class PlayedWorker : public OverlayControl {
     gate_closed = true;
     return FlushReport{};
   }
+  Status GiveUpAttach() override { return {}; }
+  Status GateOpens() override { return {}; }
   Status OpenGate() override {
     gate_closed = false;
     return {};

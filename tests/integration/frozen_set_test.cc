@@ -175,7 +175,23 @@ struct FdLook {
   int flags;
   off_t pos;
   bool cloexec;
+  std::vector<PosixLock> locks = {};
 };
+
+// A line of fdinfo after its key, as fs/locks.c prints it.
+std::optional<PosixLock> PosixLockOf(int at, const std::string& line) {
+  std::istringstream words(line);
+  std::string number, kind, how, type, pid, place, end;
+  PosixLock lock;
+  lock.at = at;
+  words >> number >> kind >> how >> type >> pid >> place >> lock.start >> end;
+  if (kind != "POSIX")
+    return std::nullopt;
+  lock.write = type == "WRITE";
+  if (end != "EOF")
+    lock.end = std::stoull(end);
+  return lock;
+}
 
 // The descriptors of a task that lie in a directory.
 std::vector<FdLook> DescriptorsIn(pid_t pid, const std::string& dir) {
@@ -200,6 +216,9 @@ std::vector<FdLook> DescriptorsIn(pid_t pid, const std::string& dir) {
         info >> look.pos;
       else if (key == "flags:")
         info >> std::oct >> look.flags >> std::dec;
+      else if (std::string line; key == "lock:" && std::getline(info, line))
+        if (auto lock = PosixLockOf(look.at, line))
+          look.locks.push_back(*lock);
     }
     look.cloexec = (look.flags & O_CLOEXEC) != 0;
     look.flags &= ~O_CLOEXEC;
@@ -247,6 +266,8 @@ struct Plan {
           known.push_back({pid, look.at, fd});
         }
         move.fds.push_back({look.at, fd, look.cloexec});
+        move.locks.insert(move.locks.end(), look.locks.begin(),
+                          look.locks.end());
       }
       if (CwdIs(pid, from)) {
         opened.emplace_back(
@@ -335,6 +356,9 @@ std::vector<std::string> Lines(const std::string& path) {
   return lines;
 }
 
+constexpr int kManyLocks = 40;
+constexpr off_t kPastAll = 2000;
+
 // A mix of victims and the check of what they wrote.
 class Crowd {
  public:
@@ -348,6 +372,11 @@ class Crowd {
     Add("appender", {"two", "0"});
     Add("shared_offset", {"log.10"});
     Add("thread_storm", {"log.11"});
+    Add("posix_locks", {"log.20", "log.21"});
+    lockers_[0] = victims_.back().pid();
+    // More than one run takes at once.
+    Add("posix_locks", {"log.22", "log.23", std::to_string(kManyLocks)});
+    lockers_[1] = victims_.back().pid();
     victims_.emplace_back("sleepers", std::vector<std::string>{"700", early},
                           a);
     victims_.emplace_back("signals", std::vector<std::string>{early}, a);
@@ -374,7 +403,19 @@ class Crowd {
       }
     }
     EXPECT_EQ(sides.size(), 1u) << "some are on one side, some on the other";
-    return sides.empty() ? "" : *sides.begin();
+    if (sides.empty())
+      return "";
+    const std::string side = *sides.begin();
+    const std::string other = trees_.Other(side);
+    std::string locks = ", 0 to 9 write, 20 to 29 read";
+    CheckLocks("log.20", lockers_[0], side, locks);
+    CheckLocks("log.21", lockers_[0], side, ", 0 on write");
+    for (int i = 0; i < kManyLocks; ++i)
+      locks += ", " + std::to_string(1000 + 2 * i) + " to " +
+               std::to_string(1000 + 2 * i) + " write";
+    CheckLocks("log.22", lockers_[1], side, locks);
+    CheckLocks("log.23", lockers_[1], side, ", 0 on write");
+    return side;
   }
 
   void FinishAndCheck() {
@@ -396,6 +437,34 @@ class Crowd {
   }
 
  private:
+  void CheckLocks(const std::string& file, pid_t locker,
+                  const std::string& side, const std::string& wanted) const {
+    EXPECT_EQ(LocksOn(side + "/" + file, locker), wanted);
+    EXPECT_EQ(LocksOn(trees_.Other(side) + "/" + file, locker), "");
+  }
+
+  // All of a locker's on a file, as another process sees them.
+  static std::string LocksOn(const std::string& path, pid_t locker) {
+    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    std::string all;
+    for (off_t from = 0; from < kPastAll;) {
+      struct flock range = {};
+      range.l_type = F_WRLCK;
+      range.l_whence = SEEK_SET;
+      range.l_start = from;
+      EXPECT_EQ(::fcntl(fd.Get(), F_GETLK, &range), 0);
+      if (range.l_type == F_UNLCK)
+        break;
+      EXPECT_EQ(range.l_pid, locker);
+      const off_t end = range.l_start + range.l_len;
+      all += ", " + std::to_string(range.l_start) +
+             (range.l_len == 0 ? " on" : " to " + std::to_string(end - 1)) +
+             (range.l_type == F_WRLCK ? " write" : " read");
+      from = range.l_len == 0 ? kPastAll : end;
+    }
+    return all;
+  }
+
   void Add(const std::string& name, std::vector<std::string> args) {
     victims_.emplace_back(name, std::move(args), trees_.a());
   }
@@ -449,6 +518,7 @@ class Crowd {
 
   const Trees& trees_;
   std::vector<Victim> victims_;
+  pid_t lockers_[2] = {};
 };
 
 class FrozenSetTest : public ::testing::Test {
@@ -562,6 +632,7 @@ INSTANTIATE_TEST_SUITE_P(
                       DeathCase{"trace.mid_swap=kill@4", false},
                       DeathCase{"trace.placed=kill@1", false},
                       DeathCase{"trace.placed=kill@7", false},
+                      DeathCase{"trace.unlocked=kill", false},
                       DeathCase{"trace.swapped=kill", false},
                       DeathCase{"trace.committed=kill", true},
                       DeathCase{"trace.mid_thaw=kill@1", true},

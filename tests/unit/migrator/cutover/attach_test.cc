@@ -182,6 +182,105 @@ TEST_F(AttachTest, ALockThatCannotBeTakenPutsAllBack) {
   EXPECT_EQ(m_.Picture(), before);
 }
 
+// --- POSIX locks
+
+TEST_F(AttachTest, APosixLockIsTakenAgainBehindShutDoors) {
+  m_.Writer(10).posix[3] = Posix();
+  m_.Writer(11);
+  dev_t shown_at_swap = 0;
+  bool shut_at_swap = false;
+  m_.then["Swap"] = [&] {
+    shown_at_swap = m_.Shown();
+    shut_at_swap = m_.opens_closed;
+  };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_TRUE(SameLocks(m_.processes[10].posix[3], Posix()));
+  EXPECT_EQ(shown_at_swap, kOverlay) << "the source could still be reached";
+  EXPECT_TRUE(shut_at_swap) << "the overlay could be opened";
+  EXPECT_EQ(m_.Acts("AttachAt"), 1);
+  EXPECT_FALSE(m_.opens_closed);
+}
+
+// Who is on the source yet, or comes to it by an open that has begun before.
+TEST_F(AttachTest, WhereItWasAPosixLockIsHeldUntilNobodyIsLeftThere) {
+  m_.Writer(10).posix[3] = Posix();
+  const int old = m_.processes[10].fds[3];
+  bool held_at_thaw = false, held_at_the_end = false;
+  m_.then["Thaw"] = [&] { held_at_thaw = m_.SharedLocks(old); };
+  m_.then["StartRedirect"] = [&] { held_at_the_end = m_.SharedLocks(old); };
+  {
+    Outcome outcome = Run();
+    ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  }
+  EXPECT_TRUE(held_at_thaw);
+  EXPECT_TRUE(held_at_the_end);
+  EXPECT_FALSE(m_.IsShared(old));
+}
+
+TEST_F(AttachTest, WithoutPosixLocksNobodyIsShutOut) {
+  m_.Writer(10);
+  ASSERT_TRUE(Run().status);
+  EXPECT_EQ(m_.Acts("GateOpens"), 0);
+}
+
+TEST_F(AttachTest, WhoIsSeenInTheFreezeIsFrozenToo) {
+  m_.Writer(10).posix[3] = Posix();
+  m_.then["Frozen"] = [this] { m_.Writer(20); };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(outcome.rounds, 1);
+  ExpectEverybodyOn(kOverlay);
+}
+
+TEST_F(AttachTest, WhoOpensAFileWhileTheDoorsAreShutCouldGetTheLock) {
+  m_.Writer(10).posix[3] = Posix();
+  m_.then["AttachAt"] = [this] { m_.Writer(20); };
+  bool swapped_beside_it = false;
+  m_.then["Swap"] = [&] { swapped_beside_it = !m_.processes[20].frozen; };
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_EQ(outcome.rounds, 2);
+  EXPECT_FALSE(swapped_beside_it);
+  EXPECT_THAT(outcome.warnings.front(), HasSubstr("process 20 (writer)"));
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_TRUE(SameLocks(m_.processes[10].posix[3], Posix()));
+}
+
+TEST_F(AttachTest, TakenBackTheOverlayIsGatedForTheSakeOfALock) {
+  m_.Writer(10).posix[3] = Posix();
+  m_.fail["StartRedirect"] = Broken();
+  const std::string before = m_.Picture();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(m_.Picture(), before);
+  EXPECT_EQ(m_.Acts("DrainAndGate"), 1);
+}
+
+class AttachFailsWithLocksTest
+    : public AttachTest,
+      public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(AttachFailsWithLocksTest, AndLeavesThingsAsBefore) {
+  m_.Writer(10).posix[3] = Posix();
+  m_.AddNamespace(200, false);
+  m_.Writer(12).ns = 200;
+  const std::string before = m_.Picture();
+  m_.fail[GetParam()] = Broken();
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(outcome.status.error().Errno(), EIO);
+  EXPECT_EQ(m_.Picture(), before);
+  EXPECT_EQ(m_.OpenFakeFds(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Step, AttachFailsWithLocksTest,
+                         ::testing::Values("GateOpens", "AttachAt", "Swap",
+                                           "Verify", "CloneTree",
+                                           "StartRedirect"),
+                         [](const auto& p) { return std::string(p.param); });
+
 TEST_F(AttachTest, MovesEveryHolderKeepsWhatItSeesAndStartsTheRedirect) {
   m_.Writer(10);
   FakeProcess& p = m_.Writer(11);
@@ -355,7 +454,7 @@ TEST_F(AttachTest, TheRedirectWaitsForTwoScansInARowThatFindNobody) {
   m_.then["Thaw"] = [this] { m_.acts.clear(); };
   ASSERT_TRUE(Run().status);
   EXPECT_EQ(m_.Acts("Capture"), 2);
-  EXPECT_EQ(m_.acts.back(), "StartRedirect");
+  EXPECT_EQ(m_.acts.back(), "Redirected");
 }
 
 TEST_F(AttachTest, SignalOwnersAreKept) {
@@ -467,6 +566,29 @@ TEST_F(AttachTest, TakenOffOnceTheOverlayIsTriedAgainAsACopy) {
   EXPECT_EQ(m_.Shown(), kOverlay);
   EXPECT_EQ(m_.Shown(200), kOverlay);
   ExpectEverybodyOn(kOverlay);
+}
+
+// The journal has it, and bytes may be on the target alone.
+TEST_F(AttachTest, ARedirectThatHasBegunIsNotTakenBack) {
+  m_.Writer(10);
+  m_.fail["Redirected"] = Broken(ErrorCode::kTimeout);
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  EXPECT_TRUE(outcome.committed);
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_EQ(m_.Shown(), kOverlay);
+  EXPECT_EQ(m_.Acts("DetachTop"), 0);
+}
+
+TEST_F(AttachTest, NothingIsTakenOffUnlessTheWorkerSaysThatItMay) {
+  m_.Writer(10);
+  m_.fail["StartRedirect"] = Broken(ErrorCode::kGone);
+  m_.fail["GiveUpAttach"] = Broken(ErrorCode::kGone);
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_TRUE(outcome.committed) << "it is to be tried again";
+  ExpectEverybodyOn(kOverlay);
+  EXPECT_EQ(m_.Shown(), kOverlay);
 }
 
 // Each failure, wherever it strikes: everything is as it was before.

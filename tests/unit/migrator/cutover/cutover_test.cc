@@ -223,6 +223,68 @@ TEST_F(CutoverTest, ALockOnWhatWasOpenedInTheMeantimeIsNotLeftBehind) {
   ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
 }
 
+// --- POSIX locks
+
+TEST_F(CutoverTest, APosixLockIsTakenAgainBehindTheGate) {
+  m_.Writer(10, kOverlay).posix[3] = Posix();
+  Outcome outcome = Run();
+  ASSERT_TRUE(outcome.status) << outcome.status.error().ToString();
+  ExpectEverybodyOn(kTarget);
+  EXPECT_TRUE(SameLocks(m_.processes[10].posix[3], Posix()));
+}
+
+TEST_F(CutoverTest, WhoOpensAFileBeforeTheGateIsClosedCouldGetTheLock) {
+  m_.Writer(10, kOverlay).posix[3] = Posix();
+  m_.then["DrainAndGate"] = [this] { m_.Writer(20, kOverlay); };
+  Outcome outcome = Run();
+  ASSERT_FALSE(outcome.status);
+  EXPECT_EQ(outcome.status.error().code, ErrorCode::kConflict);
+  EXPECT_THAT(outcome.status.error().what, HasSubstr("process 20 (writer)"));
+  EXPECT_EQ(m_.Acts("Swap"), 0);
+  ExpectEverybodyOn(kOverlay);
+  ASSERT_TRUE(Run().status);
+  ExpectEverybodyOn(kTarget);
+}
+
+TEST_F(CutoverTest, WhoIsInTheMiddleOfAnOpenIsLookedForAfterIt) {
+  m_.Writer(10, kOverlay).posix[3] = Posix();
+  m_.then["LetOpensPass"] = [this] { m_.Writer(20, kOverlay); };
+  EXPECT_THAT(Run().status.error().what, HasSubstr("process 20 (writer)"));
+  EXPECT_EQ(m_.Acts("Swap"), 0);
+}
+
+TEST_F(CutoverTest, ADescriptorThatIsLeftKeepsItsFilesLockWhereItIs) {
+  m_.truth = kTarget;
+  FakeProcess& p = m_.Writer(10, kOverlay);
+  m_.then["Frozen"] = [&] {
+    p.fds[9] = m_.Open("f10", O_RDWR, 0, kOverlay);
+    p.posix[9] = Posix();
+  };
+  Outcome drained = RunDrain(m_.MakeDeps(), request_);
+  EXPECT_EQ(DevOf(10, 3), kOverlay) << "its replacement drops the lock";
+  EXPECT_TRUE(SameLocks(p.posix[9], Posix()));
+  drained = RunDrain(m_.MakeDeps(), request_);
+  ASSERT_TRUE(drained.status) << drained.status.error().ToString();
+  ExpectEverybodyOn(kTarget);
+  EXPECT_TRUE(SameLocks(p.posix[9], Posix()));
+}
+
+TEST_F(CutoverTest, ALockWhereADescriptorIsToGoIsNotDropped) {
+  m_.truth = kTarget;
+  FakeProcess& p = m_.Writer(10, kOverlay);
+  p.fds[9] = m_.Open("f10", O_RDWR, 0, kTarget);
+  p.posix[9] = Posix();
+  Outcome drained = RunDrain(m_.MakeDeps(), request_);
+  ASSERT_TRUE(drained.status);
+  ASSERT_EQ(drained.stragglers.size(), 1u);
+  EXPECT_EQ(DevOf(10, 3), kOverlay);
+  EXPECT_EQ(DevOf(10, -1), kTarget);
+  p.posix.clear();
+  drained = RunDrain(m_.MakeDeps(), request_);
+  ASSERT_TRUE(drained.status);
+  ExpectEverybodyOn(kTarget);
+}
+
 TEST_F(CutoverTest, FlushesInRoundsUntilOneIsShort) {
   m_.flush_reports = {{900'000'000, 5, 0}, {200'000'000, 2, 0},
                       {10'000'000, 0, 0}, {1, 0, 0}};

@@ -50,6 +50,13 @@ struct FakeDescription {
   Locks locks = {};
 };
 
+inline Locks Posix() {
+  proc::LockLine lock;
+  lock.kind = proc::LockKind::kPosix;
+  lock.write = true;
+  return {lock};
+}
+
 inline Locks Flock(bool write = true) {
   proc::LockLine lock;
   lock.kind = proc::LockKind::kFlock;
@@ -62,7 +69,8 @@ struct FakeProcess {
   pid_t ppid = 1;
   uint64_t ns = kOwnNs;
   pid_t tracer = 0;
-  bool locked = false;    // holds a POSIX lock on each descriptor
+  bool locked = false;    // holds a lease on each descriptor, which blocks
+  std::map<int, Locks> posix;  // by descriptor, as long as that is not replaced
   bool text_only = false; // only runs a program of the tree
   bool frozen = false;
   std::map<int, int> fds;  // number -> description
@@ -117,6 +125,7 @@ class FakeMachine : public ProcessScanner,
   std::map<std::string, Error> fail;                     // by act
   std::map<std::string, std::function<void()>> then;     // by act
   bool gate_closed = false;
+  bool opens_closed = false;
   dev_t truth = kSource;  // who has been made the truth, durably
   bool redirect = false;
   std::vector<state::Event> events;
@@ -143,14 +152,16 @@ class FakeMachine : public ProcessScanner,
       if (p.cwd >= 0)
         add("cwd", p.cwd);
       for (auto [number, id] : p.fds)
-        add(std::to_string(number) + (p.cloexec.contains(number) ? "c" : ""),
+        add(std::to_string(number) + (p.cloexec.contains(number) ? "c" : "") +
+                (p.posix.contains(number) ? "locked" : ""),
             id);
       all += "\n";
     }
     for (const auto& [ns, entries] : mounts_)
       all += "ns " + std::to_string(ns) + " shows " +
              std::to_string(Shown(ns)) + "\n";
-    all += std::string("gate ") + (gate_closed ? "closed" : "open") +
+    all += std::string("gate ") +
+           (gate_closed ? "closed" : opens_closed ? "ajar" : "open") +
            " truth " + std::to_string(truth) + "\n";
     return all;
   }
@@ -209,6 +220,9 @@ class FakeMachine : public ProcessScanner,
   }
   Status Identify(std::vector<proc::Holder>*, bool) override {
     return Act("Identify");
+  }
+  Status LetOpensPass(const std::set<pid_t>&, int64_t) override {
+    return Act("LetOpensPass");
   }
   std::vector<pid_t> ChildrenOf(pid_t pid) override {
     std::vector<pid_t> children;
@@ -303,6 +317,25 @@ class FakeMachine : public ProcessScanner,
     mine.description.locks = want;
     return {};
   }
+  Result<Locks> AllOfProcesses() override {
+    TRY(Act("AllOfProcesses"));
+    Locks all;
+    for (const auto& [pid, p] : processes)
+      for (const auto& [number, locks] : p.posix)
+        for (proc::LockLine lock : locks) {
+          lock.pid = pid;
+          lock.ino = files.at(descriptions.at(p.fds.at(number)).path);
+          all.push_back(lock);
+        }
+    return all;
+  }
+  // Whether one of our own descriptors of that description has locks.
+  bool SharedLocks(int id) const {
+    for (const auto& [fd, fake] : fake_fds_)
+      if (fake.id == id && !fake.description.locks.empty())
+        return true;
+    return false;
+  }
   // Whether one of our own descriptors is of that description.
   bool IsShared(int id) const {
     for (const auto& [fd, fake] : fake_fds_)
@@ -324,7 +357,11 @@ class FakeMachine : public ProcessScanner,
   Status StartRedirect(int64_t) override {
     TRY(Act("StartRedirect"));
     redirect = true;
-    return {};
+    return Act("Redirected");
+  }
+  Status GiveUpAttach() override {
+    TRY(Act("GiveUpAttach"));
+    return redirect ? Fail(ErrorCode::kConflict, "it has begun") : Status{};
   }
   Result<std::vector<UniqueFd>> OpenOnTarget(const std::vector<OpenAsk>& asks,
                                              int64_t) override {
@@ -376,8 +413,13 @@ class FakeMachine : public ProcessScanner,
     gate_closed = true;
     return drain_report;
   }
+  Status GateOpens() override {
+    TRY(Act("GateOpens"));
+    opens_closed = true;
+    return {};
+  }
   Status OpenGate() override {
-    gate_closed = false;
+    gate_closed = opens_closed = false;
     return Act("OpenGate");
   }
   Status CommitTarget(int64_t) override {
@@ -537,10 +579,13 @@ class FakeMachine : public ProcessScanner,
       fd.locks = d.locks;
       if (p.locked) {
         proc::LockLine lock;
-        lock.kind = proc::LockKind::kPosix;
+        lock.kind = proc::LockKind::kLease;
         lock.pid = pid;
         fd.locks.push_back(lock);
       }
+      if (auto posix = p.posix.find(number); posix != p.posix.end())
+        fd.locks.insert(fd.locks.end(), posix->second.begin(),
+                        posix->second.end());
       task.fds.push_back(std::move(fd));
     }
     if (p.text_only)
@@ -647,6 +692,12 @@ class FakeFrozenSet : public trace::FrozenSet {
       FakeProcess& p = m_->processes.at(move.pid);
       EXPECT_TRUE(p.frozen) << move.pid << " swapped while it runs";
       for (const trace::FdMove& fd : move.fds) {
+        // As the kernel does: all of the file's go with any of its descriptors.
+        const FakeDescription old = m_->descriptions.at(p.fds.at(fd.at));
+        std::erase_if(p.posix, [&](const auto& held) {
+          const FakeDescription& d = m_->descriptions.at(p.fds.at(held.first));
+          return d.dev == old.dev && d.path == old.path;
+        });
         p.fds[fd.at] = Install(fd.with);
         if (fd.cloexec)
           p.cloexec.insert(fd.at);
@@ -655,6 +706,14 @@ class FakeFrozenSet : public trace::FrozenSet {
       }
       if (move.cwd)
         p.cwd = Install(*move.cwd);
+      for (const trace::PosixLock& lock : move.locks) {
+        proc::LockLine line;
+        line.kind = proc::LockKind::kPosix;
+        line.write = lock.write;
+        line.start = lock.start;
+        line.end = lock.end;
+        p.posix[lock.at].push_back(line);
+      }
     }
     Status act = m_->Act("Swap");
     if (!act) {

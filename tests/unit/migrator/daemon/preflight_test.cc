@@ -210,7 +210,7 @@ std::vector<Finding> Flocks(int access, bool write, const char* options,
   holders.push_back(std::move(planned));
   std::vector<Finding> list;
   Findings findings(&list);
-  CheckFlocks(holders, options, &findings);
+  CheckLocks(holders, options, &findings);
   return list;
 }
 
@@ -227,6 +227,49 @@ TEST(PreflightNfs, AFlockThatVersionFourWouldRefuseBlocks) {
   EXPECT_THAT(Flocks(O_RDONLY, true, "rw,vers=3,local_lock=none"), IsEmpty());
   EXPECT_THAT(Flocks(O_RDONLY, true, "rw,vers=4.2,local_lock=flock"),
               IsEmpty());
+}
+
+PlannedHolder LockHolder(pid_t pid, proc::LockKind kind, bool write) {
+  proc::Descriptor fd;
+  fd.number = 3;
+  fd.flags = O_RDWR;
+  fd.at.path = "db";
+  fd.at.ino = 12;
+  fd.at.mode = S_IFREG;
+  proc::LockLine lock;
+  lock.kind = kind;
+  lock.write = write;
+  fd.locks = {lock};
+  PlannedHolder planned;
+  planned.holder.pid = pid;
+  planned.holder.comm = "db";
+  planned.holder.tasks.emplace_back();
+  planned.holder.tasks[0].fds = {fd};
+  return planned;
+}
+
+TEST(PreflightNfs, LocksThatConflictOnlyThereBlock) {
+  const auto found = [](bool write, proc::LockKind kind,
+                        const std::string& local) {
+    std::vector<PlannedHolder> holders;
+    holders.push_back(LockHolder(7, proc::LockKind::kFlock, write));
+    holders.push_back(LockHolder(8, kind, false));
+    std::vector<Finding> list;
+    Findings findings(&list);
+    CheckLocks(holders, "rw,vers=4.2,local_lock=" + local, &findings);
+    return list;
+  };
+  const auto both = found(true, proc::LockKind::kOfd, "none");
+  ASSERT_THAT(Codes(both), ElementsAre("holder-locks-differ"));
+  EXPECT_EQ(both[0].severity, Severity::kBlocker);
+  EXPECT_THAT(both[0].what, HasSubstr("process 7 with flock and by process 8"));
+  EXPECT_THAT(found(false, proc::LockKind::kOfd, "none"), IsEmpty());
+  EXPECT_THAT(found(true, proc::LockKind::kFlock, "none"), IsEmpty());
+  EXPECT_THAT(found(true, proc::LockKind::kOfd, "flock"), IsEmpty());
+  // These are asked for in the pause, which is told.
+  EXPECT_THAT(Codes(found(false, proc::LockKind::kPosix, "none")),
+              ElementsAre("posix-locks"));
+  EXPECT_THAT(found(true, proc::LockKind::kPosix, "all"), IsEmpty());
 }
 
 std::vector<Finding> OtherMounts(const std::string& mountinfo,
@@ -320,10 +363,6 @@ TEST(PreflightHolders, EachThingThatCannotBeMovedBlocksWithItsReason) {
        [](proc::Holder* h) { h->tasks[0].fds[0].at.mode = S_IFIFO | 0600; }},
       {"holder-kind",
        [](proc::Holder* h) { h->tasks[0].fds[0].at.mode = S_IFCHR | 0600; }},
-      {"holder-lock",
-       [](proc::Holder* h) {
-         h->tasks[0].fds[0].locks.push_back({.kind = proc::LockKind::kPosix});
-       }},
       {"holder-lock",
        [](proc::Holder* h) {  // of a thread with a table of its own
          h->tasks[0].tid = 101;
