@@ -171,7 +171,9 @@ Result<MountTable> MountTable::Of(pid_t pid) {
       "/proc/" + (pid == 0 ? "self" : std::to_string(pid)) + "/mountinfo";
   core::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) {
-    if (errno == ENOENT || errno == ESRCH)
+    // EINVAL: it is ending and has left its namespace (fs/proc_namespace.c,
+    // mounts_open_common).
+    if (errno == ENOENT || errno == ESRCH || errno == EINVAL)
       return Fail(ErrorCode::kGone, "open " + path + ": no such process");
     return FailSys(errno, "open " + path);
   }

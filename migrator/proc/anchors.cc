@@ -133,6 +133,11 @@ class Collector {
       if (task.cwd->deleted)
         Block(cwd, "deleted", "its working directory has been deleted",
               "let the process change its directory");
+      else if (!task.cwd->path_known)
+        Block(cwd, "long-path",
+              "its working directory has a path that is too long to be opened "
+              "again by name",
+              "let the process change its directory");
     }
     if (task.root)
       Block(Add(AnchorKind::kRoot, task.tid, *task.root), "root",

@@ -1,5 +1,6 @@
 #include "migrator/proc/mount_tables.h"
 
+#include <errno.h>
 #include <fcntl.h>
 
 #include "migrator/proc/proc_files.h"
@@ -40,7 +41,14 @@ core::Status MountTables::Load(int proc_dir, uint64_t mnt_ns) {
   if (!loaded_.insert({mnt_ns, root}).second)
     return {};
   std::string text;
-  TRY(ReadFileAt(proc_dir, "mountinfo", &text));
+  core::Status read = ReadFileAt(proc_dir, "mountinfo", &text);
+  if (!read)
+    loaded_.erase({mnt_ns, root});
+  // It is ending and has left its namespace (fs/proc_namespace.c,
+  // mounts_open_common).
+  if (!read && read.error().sys_errno == EINVAL)
+    return core::Fail(core::ErrorCode::kGone, "the process is ending");
+  TRY(read);
   Add(ParseMountInfo(text), root);
   return {};
 }

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -154,6 +155,18 @@ core::Result<bool> DescriptorSwap::Holds(int at, int ours) {
   if (errno == ESRCH)
     return std::unexpected(core::Error{ErrorCode::kGone, ESRCH, what});
   return FailSys(errno, what);
+}
+
+bool DescriptorSwap::IsWorkingDirectory(int ours) {
+  std::string link = "/proc/" + std::to_string(calls_.pid()) + "/task/" +
+                     std::to_string(calls_.tid()) + "/cwd";
+  constexpr unsigned kMask = STATX_INO;
+  struct statx is = {}, want = {};
+  return ::statx(AT_FDCWD, link.c_str(), AT_STATX_DONT_SYNC, kMask, &is) == 0 &&
+         ::statx(ours, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, kMask, &want) ==
+             0 &&
+         is.stx_ino == want.stx_ino && is.stx_dev_major == want.stx_dev_major &&
+         is.stx_dev_minor == want.stx_dev_minor;
 }
 
 std::vector<DescriptorSwap::Item> DescriptorSwap::Missing(Side side) {
@@ -306,7 +319,13 @@ core::Status DescriptorSwap::Place(const Item& item, int temp) {
                   "thread " + std::to_string(calls_.tid()) +
                       " received another directory than was sent");
     move_.cwd_touched = true;
-    TRY(calls_.Call("fchdir", SYS_fchdir, {number}, deadline_ns_));
+    auto changed = calls_.Call("fchdir", SYS_fchdir, {number}, deadline_ns_);
+    // It was refused on the way there, and so it is on the way back (a
+    // directory that the process may not search), but it never left.
+    if (!changed && side_ == Side::kOld && !calls_.hung() &&
+        IsWorkingDirectory(item.with))
+      return {};
+    TRY(changed);
     return {};
   }
   TRY(calls_.Call("dup3", SYS_dup3,

@@ -80,6 +80,8 @@ class DescriptorSwap {
   core::Status Place(const Item& item, int temp);
   core::Status TakeLocks(bool* lost);
   core::Result<bool> Holds(int at, int ours);
+  // Whether the thread is in the directory ours; asks no filesystem.
+  bool IsWorkingDirectory(int ours);
 
   InjectedCalls& calls_;
   Escrow& escrow_;
