@@ -131,6 +131,13 @@ core::Status Victims::Destroy(FileId id, bool* gone) {
     }
     auto removed =
         sys_->UnlinkAt(slots, slot.c_str(), dir ? AT_REMOVEDIR : 0);
+    // Its binding went with the power, and so nobody has emptied it. What it
+    // holds is looked at among the victims.
+    if (!removed && dir && !object &&
+        (removed.error().sys_errno == ENOTEMPTY ||
+         removed.error().sys_errno == EEXIST))
+      return sys_->RenameAt(slots, slot.c_str(), lane_->objects->VictimsFd(),
+                            lane_->objects->NewVictimName().c_str(), 0);
     // A silly name in it, or an applier took it to a name that is to go again:
     // the next barrier tries again.
     if (!removed && (removed.error().sys_errno == ENOTEMPTY ||
