@@ -61,6 +61,8 @@ inline constexpr char kHeartbeat[] = "heartbeat";    // memfd
 inline constexpr char kEscrow[] = "escrow";          // memfd
 inline constexpr char kControl[] = "control";        // worker <-> re-anchorer
 inline constexpr char kAlive[] = "alive";            // the registry's lock
+// Followed by a number from 0 on: pidfds of dead workers that have not ended.
+inline constexpr char kPredecessor[] = "predecessor";
 }  // namespace fd_name
 
 struct Handoff {

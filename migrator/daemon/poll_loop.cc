@@ -11,7 +11,7 @@
 namespace livemv::daemon {
 
 void PollLoop::Watch(int fd, short events, Callback callback) {
-  watched_[fd] = {events, std::move(callback)};
+  watched_[fd] = {events, std::move(callback), round_};
 }
 
 void PollLoop::Forget(int fd) { watched_.erase(fd); }
@@ -54,6 +54,7 @@ void PollLoop::RunTimers() {
 }
 
 core::Status PollLoop::Step(int64_t timeout_ns) {
+  round_++;
   int64_t wait = timeout_ns;
   if (!timers_.empty()) {
     int64_t next = std::max<int64_t>(0, timers_.begin()->first - MonotonicNs());
@@ -75,8 +76,10 @@ core::Status PollLoop::Step(int64_t timeout_ns) {
     if (p.revents == 0)
       continue;
     auto it = watched_.find(p.fd);
-    if (it == watched_.end())
-      continue;  // removed by an earlier callback
+    // Removed by an earlier callback; or the number is another descriptor's by
+    // now, and what was seen is not of that one.
+    if (it == watched_.end() || it->second.round == round_)
+      continue;
     Callback callback = it->second.callback;
     callback();
   }

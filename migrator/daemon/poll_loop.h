@@ -36,12 +36,14 @@ class PollLoop {
   struct Watched {
     short events;
     Callback callback;
+    uint64_t round;  // in which it was set
   };
   void RunTimers();
 
   std::map<int, Watched> watched_;
   std::multimap<int64_t, std::pair<TimerId, Callback>> timers_;
   TimerId next_timer_ = 1;
+  uint64_t round_ = 0;  // one for each wait
   bool stopped_ = false;
 };
 

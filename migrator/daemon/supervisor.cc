@@ -71,7 +71,7 @@ Status Supervisor::Begin() {
   TRY(Listen());
   WriteStateFile();
   StartWorker();
-  loop_.At(MonotonicNs() + kSecond, [this] { CheckHeartbeat(); });
+  CheckHeartbeat();
   return {};
 }
 
@@ -107,8 +107,10 @@ void Supervisor::StartReanchor(const std::string& role) {
     LOG_ERROR("{}: {}", role, control.error().ToString());
     return TryAgainAt(MonotonicNs() + kSecond);
   }
-  json extra = {{"accepted", accepted_},
-                {"own", {::getpid(), worker_.pid}}};
+  json own = {::getpid(), worker_.pid};
+  for (const auto& [pid, predecessor] : predecessors_)
+    own.push_back(pid);
+  json extra = {{"accepted", accepted_}, {"own", own}};
   std::vector<std::pair<std::string, int>> fds = {
       {fd_name::kSource, Fd(fd_name::kSource)},
       {fd_name::kDir, Fd(fd_name::kDir)},

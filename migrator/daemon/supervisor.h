@@ -78,6 +78,11 @@ class Supervisor {
   void OnWorkerMessage();
   void OnWorkerEnd();
   void CheckHeartbeat();
+  void LookAtSilentWorker();
+  void LeaveWorkerBehind();
+  void OnPredecessorEnd(pid_t pid);
+  void HearLastWords();
+  void WorkerIsOver(const std::string& how);
   core::Status TellWorker(const std::string& json,
                           const std::vector<int>& fds = {});
   void TakeStatus(MigrationStatus status);
@@ -110,12 +115,16 @@ class Supervisor {
   ClientId next_client_ = 1;
 
   Child worker_;
+  // Dead workers whose exit waits for the target (hazard H30), by pid.
+  std::map<pid_t, Child> predecessors_;
+  std::string dying_;  // why a dead worker has no successor yet; "": it has
   std::optional<Heartbeat> heartbeat_;
   bool worker_ready_ = false;
   bool worker_was_ready_ = false;    // some worker has served this overlay
   bool worker_stopping_ = false;     // its end is expected
   uint64_t last_beat_ = 0;
   int64_t last_beat_ns_ = 0;
+  bool worker_killed_ = false;       // for want of a heartbeat
   int64_t worker_started_ns_ = 0;
   int64_t worker_backoff_ns_ = 0;
   std::map<uint64_t, ClientId> asked_;  // by number of the question

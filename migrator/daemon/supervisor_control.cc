@@ -130,6 +130,8 @@ MigrationStatus Supervisor::CurrentStatus() const {
                    : s.reason + "; " + reason_;
   if (!worker_ && !worker_stopping_)
     s.reason = "the worker is being restarted";
+  if (!dying_.empty())
+    s.reason = dying_;
   if (!recovery_.empty())
     s.reason += "; " + recovery_;
   if (unreachable_)

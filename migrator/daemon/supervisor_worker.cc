@@ -1,5 +1,6 @@
 // The supervisor's side of the worker's process.
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -11,11 +12,14 @@
 #include "core/log.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/supervisor.h"
+#include "migrator/proc/dying.h"
+#include "migrator/proc/proc_files.h"
 
 namespace livemv::daemon {
 
 using core::Result;
 using core::Status;
+using core::UniqueFd;
 using nlohmann::json;
 
 namespace {
@@ -23,6 +27,11 @@ namespace {
 constexpr int64_t kSecond = 1'000'000'000;
 // The worker beats four times a second, from a thread that waits for nothing.
 constexpr int64_t kNoBeatNs = 10 * kSecond;
+// One that misses this many has perhaps been killed, and cannot end.
+constexpr int64_t kSilentNs = kSecond;
+constexpr int64_t kLookEveryNs = kSecond / 4;
+// Each holds what it had open on the target.
+constexpr size_t kMostPredecessors = 8;
 constexpr int64_t kFirstBackoffNs = kSecond / 20;
 constexpr int64_t kLongestBackoffNs = 5 * kSecond;
 
@@ -35,7 +44,12 @@ void Supervisor::StartWorker() {
        {fd_name::kFuse, fd_name::kSource, fd_name::kTarget,
         fd_name::kTargetRoot, fd_name::kSavedInit, fd_name::kIntents, fd_name::kHeartbeat})
     fds.emplace_back(name, Fd(name));
+  size_t dying = 0;
+  for (const auto& [pid, predecessor] : predecessors_)
+    fds.emplace_back(fd_name::kPredecessor + std::to_string(dying++),
+                     predecessor.pidfd.Get());
   worker_started_ns_ = MonotonicNs();
+  worker_killed_ = false;
   last_beat_ns_ = worker_started_ns_;
   Result<Child> child =
       Spawn({"worker", &settings_, extra.dump(), fds}, false);
@@ -160,20 +174,55 @@ void Supervisor::OnWorkerMessage() {
   }
 }
 
-void Supervisor::OnWorkerEnd() {
-  // The last words may still be unread.
+void Supervisor::HearLastWords() {
   if (worker_.channel) {
     OnWorkerMessage();
     loop_.Forget(worker_.channel.Fd());
   }
   loop_.Forget(worker_.pidfd.Get());
-  // Reaped only now: until the whole thread group is gone its replies and its
-  // writes may still land, and nothing may be resent.
+}
+
+void Supervisor::OnWorkerEnd() {
+  HearLastWords();
+  // The whole thread group is gone: no reply and no write of it can come any
+  // more, and what is unanswered may be resent.
   Result<Ended> ended = Reap(worker_);
   worker_ = Child();
+  WorkerIsOver(ended ? ended->ToString() : ended.error().ToString());
+}
+
+// Its exit waits for a target that does not answer, and may do so for as long
+// as that is so (hazard H30). Nothing of it runs the program any more, so no
+// reply of it can come, and it changes nothing: what is unanswered may be
+// resent. The successor gets its pidfd, and claims and cuts nothing until it
+// has ended (rule 1).
+void Supervisor::LeaveWorkerBehind() {
+  HearLastWords();
+  const pid_t pid = worker_.pid;
+  Child child = std::move(worker_);
+  worker_ = Child();
+  child.channel.Close();
+  loop_.Watch(child.pidfd.Get(), POLLIN, [this, pid] { OnPredecessorEnd(pid); });
+  predecessors_.emplace(pid, std::move(child));
+  WorkerIsOver("is dead; what ends it waits for the target");
+}
+
+void Supervisor::OnPredecessorEnd(pid_t pid) {
+  auto it = predecessors_.find(pid);
+  if (it == predecessors_.end())
+    return;
+  loop_.Forget(it->second.pidfd.Get());
+  Result<Ended> ended = Reap(it->second);
+  LOG_INFO("worker {}, left behind, {}", pid,
+           ended ? ended->ToString() : ended.error().ToString());
+  predecessors_.erase(it);
+}
+
+void Supervisor::WorkerIsOver(const std::string& how) {
   worker_ready_ = false;
   status_.worker_pid = 0;
-  LOG_INFO("worker {}", ended ? ended->ToString() : ended.error().ToString());
+  dying_.clear();
+  LOG_INFO("worker {}", how);
   for (const auto& [n, client] : asked_)
     Answer(client, worker_stopping_
                        ? MakeReply(Exit::kBlocked, TooLate())
@@ -197,8 +246,38 @@ void Supervisor::OnWorkerEnd() {
     });
 }
 
+// Killed, by us or by somebody else, and not ended yet; or stopped, or in
+// trouble of its own.
+void Supervisor::LookAtSilentWorker() {
+  UniqueFd dir(::open(("/proc/" + std::to_string(worker_.pid)).c_str(),
+                      O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  Result<proc::Ending> ending =
+      dir ? proc::LookAtEnding(dir.Get())
+          : Result<proc::Ending>(core::FailSys(errno, "open its /proc"));
+  std::string why;
+  if (!ending)
+    why = ending.error().ToString();
+  else if (ending->kind == proc::Ending::Kind::kMayAct)
+    why = ending->call + " may still change the target";
+  else if (ending->kind == proc::Ending::Kind::kActsNoMore &&
+           predecessors_.size() >= kMostPredecessors)
+    why = std::to_string(predecessors_.size()) +
+          " before it have not ended either";
+  else if (ending->kind == proc::Ending::Kind::kActsNoMore)
+    return LeaveWorkerBehind();
+  else
+    return dying_.clear();
+  const std::string said =
+      "worker " + std::to_string(worker_.pid) +
+      " is dead and cannot end before the target answers, and has no successor "
+      "before that: " + why + ". Requests wait";
+  if (said != dying_)
+    LOG_WARN("{}", said);
+  dying_ = said;
+}
+
 void Supervisor::CheckHeartbeat() {
-  loop_.At(MonotonicNs() + kSecond, [this] { CheckHeartbeat(); });
+  loop_.At(MonotonicNs() + kLookEveryNs, [this] { CheckHeartbeat(); });
   if (!worker_)
     return;
   const int64_t now = MonotonicNs();
@@ -206,14 +285,20 @@ void Supervisor::CheckHeartbeat() {
   if (beats != last_beat_) {
     last_beat_ = beats;
     last_beat_ns_ = now;
+    dying_.clear();
     return;
   }
-  if (now - last_beat_ns_ < kNoBeatNs || worker_stopping_)
+  const int64_t silent_ns = now - last_beat_ns_;
+  if (silent_ns < kSilentNs || worker_stopping_)
     return;
-  LOG_ERROR("worker {} has had no heartbeat for {} s: replaced", worker_.pid,
-            (now - last_beat_ns_) / kSecond);
-  last_beat_ns_ = now;
-  ::syscall(SYS_pidfd_send_signal, worker_.pidfd.Get(), SIGKILL, nullptr, 0);
+  if (silent_ns >= kNoBeatNs && !worker_killed_) {
+    LOG_ERROR("worker {} has had no heartbeat for {} s: replaced", worker_.pid,
+              silent_ns / kSecond);
+    worker_killed_ = true;
+    ::syscall(SYS_pidfd_send_signal, worker_.pidfd.Get(), SIGKILL, nullptr, 0);
+    return;
+  }
+  LookAtSilentWorker();
 }
 
 }  // namespace livemv::daemon

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <pthread.h>
 
 #include <utility>
@@ -88,6 +89,13 @@ Result<std::unique_ptr<WorkerParts>> WorkerParts::Make(
         return std::make_shared<fusefs::Redo::Change>(std::move(change));
       });
   ASSIGN_OR_RETURN(parts->fuse, handoff.Take(fd_name::kFuse));
+  for (size_t i = 0;; i++) {
+    const std::string name = fd_name::kPredecessor + std::to_string(i);
+    if (handoff.Borrow(name) < 0)
+      break;
+    ASSIGN_OR_RETURN(UniqueFd predecessor, handoff.Take(name));
+    parts->predecessors.push_back(std::move(predecessor));
+  }
   // Much of it for a large tree; it goes when everybody has taken his part.
   state::RecoveredState recovered;
   TRY(parts->OpenJournal(&recovered));
@@ -98,6 +106,8 @@ Result<std::unique_ptr<WorkerParts>> WorkerParts::Make(
   TRY(parts->MakeBytes(recovered));
   TRY(parts->MakeNames(recovered));
   TRY(parts->MakeSession(handoff));
+  if (!parts->predecessors.empty())
+    parts->ledger->SetPredecessorAlive(true);
   return parts;
 }
 
@@ -288,7 +298,25 @@ void WorkerParts::Thread(const char* name, std::function<void()> body) {
   });
 }
 
+void WorkerParts::AwaitPredecessors() {
+  constexpr int kLookMs = 100;  // for the end of this worker
+  for (UniqueFd& predecessor : predecessors) {
+    struct pollfd p = {predecessor.Get(), POLLIN, 0};
+    while (!stop_ && ::poll(&p, 1, kLookMs) <= 0) {
+    }
+  }
+  if (stop_)
+    return;
+  LOG_INFO("the predecessors have ended");
+  ledger->SetPredecessorAlive(false);
+}
+
 void WorkerParts::StartServing() {
+  if (!predecessors.empty()) {
+    LOG_INFO("{} predecessors have not ended: until then nothing is claimed, "
+             "cut or made remote", predecessors.size());
+    Thread("predecessor", [this] { AwaitPredecessors(); });
+  }
   for (int i = 0; i < kDoubleWriters; i++)
     Thread("double", [this] {
       core::ScopedRank rank(core::Rank::kAheadOfApplications);
@@ -339,6 +367,9 @@ void WorkerParts::StartCopyingThreads() {
   for (int i = 0; i < kCopiers; i++)
     Thread("copier", [this] {
       core::ScopedRank rank(core::Rank::kBehindApplications);
+      // What it may not copy yet stays in its queue.
+      while (!stop_ && ledger->PredecessorAlive())
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
       engine->Run(stop_);
     });
   Thread("cutter", [this] { cutter->Run(stop_); });

@@ -72,6 +72,8 @@ struct WorkerParts {
   std::unique_ptr<core::Syscalls> kernel;
   std::unique_ptr<core::Syscalls> sys;  // on the target as owners, if need be
   core::UniqueFd source_mount, target_mount, fuse;
+  // pidfds of dead workers that have not ended: readable when one has.
+  std::vector<core::UniqueFd> predecessors;
   std::unique_ptr<SharedMemory> init_memory, intents_memory;
   std::unique_ptr<Heartbeat> heartbeat;
   std::unique_ptr<state::JournalFile> journal;
@@ -114,6 +116,7 @@ struct WorkerParts {
   core::Status MakeSession(Handoff& handoff);
   void Thread(const char* name, std::function<void()> body);
   void PrepareTarget();  // until it has answered, or the end
+  void AwaitPredecessors();
   void StartCopyingThreads();
 
   std::atomic<bool> stop_{false};

@@ -308,6 +308,8 @@ std::optional<ProcStatus> ParseStatus(std::string_view text) {
       status.euid = effective.value_or(0);
     } else if (TakePrefix(&*line, "Seccomp:")) {
       status.seccomp = Number<int>(NextWord(&*line)).value_or(0);
+    } else if (TakePrefix(&*line, "SigPnd:")) {
+      status.pending = Number<uint64_t>(NextWord(&*line), 16).value_or(0);
     }
   }
   if (!has_pid || !has_uid)

@@ -39,6 +39,7 @@ struct ProcStatus {
   uid_t uid = 0;   // real
   uid_t euid = 0;  // effective
   int seccomp = 0;
+  uint64_t pending = 0;  // SigPnd: bit N-1 is signal N, to this task
 };
 std::optional<ProcStatus> ParseStatus(std::string_view text);
 

@@ -356,6 +356,111 @@ class Hazards(bed.Bed):
         self.wait_state("synced")
         self.livemv("cutover", self.disk, "--wait")
 
+    def hung_device(self):
+        """The target's device stops: what is written goes to the page cache, a
+        sync of it waits and cannot be killed, as on NFS when the server is gone."""
+        below = self.volume("below", 500)
+        image = below / "image"
+        bed.run("truncate", "-s", "300M", image)
+        bed.run("mkfs.ext4", "-q", "-F", image)
+        loop = bed.run("losetup", "--show", "-f", image).text.strip()
+        self.loops.insert(0, loop)
+        self.nas = self.work / "nas-above"
+        self.nas.mkdir()
+        bed.run("mount", loop, self.nas)
+        return below
+
+    @staticmethod
+    def waiting_calls(pid):
+        """System calls in which tasks of a process wait and cannot be killed."""
+        calls = []
+        for task in pathlib.Path(f"/proc/{pid}/task").glob("*"):
+            try:
+                if (task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "D":
+                    calls.append(int((task / "syscall").read_text().split()[0]))
+            except (OSError, ValueError):
+                continue
+        return calls
+
+    @staticmethod
+    def lives(pid):
+        try:
+            state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            tasks = len(os.listdir(f"/proc/{pid}/task"))
+        except OSError:
+            return False
+        return state not in "ZX" or tasks > 1
+
+    def test_h30_a_dead_worker_that_cannot_end_has_a_successor(self):
+        below = self.hung_device()
+        bed.fill(self.disk, mb=10, files=60)
+        for i in range(200):
+            (self.disk / f"local{i}").write_bytes(b"%d" % i * 3000)
+        self.start("--cutover=wait", "--wait")
+        # Bytes of the target alone, whose sync waits for it.
+        sync = self.spawn(sys.executable, "-c",
+                          "import os, sys\n"
+                          "f = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)\n"
+                          "os.write(f, b'acknowledged')\n"
+                          "print('written', flush=True)\nsys.stdin.readline()\n"
+                          "os.fsync(f)\nprint('synced')\n",
+                          self.disk / "local0", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.assertEqual(sync.stdout.readline(), b"written\n")
+        self.freeze(below)
+        sync.stdin.write(b"\n")
+        sync.stdin.close()
+        sync.stdin = None
+        dead = []
+        for i in range(3):
+            worker = bed.poll("a worker", lambda: self.status().get("worker_pid"))
+            bed.poll("a worker that waits for the target", lambda: self.waiting_calls(worker), 20)
+            os.kill(worker, signal.SIGKILL)
+            killed = time.monotonic()
+            for n in range(40 * i + 1, 40 * i + 30):
+                self.assertEqual((self.disk / f"local{n}").read_bytes(), b"%d" % n * 3000)
+            print(f"local files were read {time.monotonic() - killed:.2f} s after the kill")
+            self.assertLess(time.monotonic() - killed, 5)
+            dead.append(worker)
+            for pid in dead:
+                self.assertTrue(self.lives(pid), "it is not the dead worker that hung")
+        self.assertIsNone(sync.poll())
+        os.truncate(self.disk / "local151", 5)  # owed to the target until it answers
+        self.assertEqual((self.disk / "local151").read_bytes(), b"15115")
+        with open(self.disk / "local150", "r+b") as f:
+            f.write(b"over")
+        self.thaw(below)
+        self.assertEqual(sync.communicate(timeout=30)[0], b"synced\n")
+        for pid in dead:
+            bed.poll("the dead workers end", lambda: not self.lives(pid))
+        (self.disk / "after").write_bytes(b"a" * 3_000_000)
+        self.wait_state("synced", timeout=90)
+        self.livemv("cutover", self.disk, "--wait")
+        self.wait_state("moved")
+        self.assertEqual((self.disk / "local0").read_bytes(), b"0" * 3000 + b"acknowledged")
+        self.assertEqual((self.disk / "local150").read_bytes(), b"over" + (b"150" * 3000)[4:])
+        self.assertEqual((self.disk / "local151").read_bytes(), b"15115")
+        self.assertEqual((self.disk / "after").read_bytes(), b"a" * 3_000_000)
+
+    def test_h30_a_dead_worker_in_the_middle_of_a_write_is_waited_for(self):
+        """The write of a dead worker may still change the target: no successor
+        before it is over, and status says so."""
+        bed.fill(self.disk, mb=5, files=20)
+        self.start("--cutover=wait", "--wait")
+        worker = self.status()["worker_pid"]
+        self.freeze(self.nas)
+        write = self.spawn(sys.executable, "-c", "import sys\n"
+                           "open(sys.argv[1], 'wb').write(b'new' * 50000)\n", self.disk / "new")
+        bed.poll("a worker that waits for the target", lambda: self.waiting_calls(worker), 20)
+        os.kill(worker, signal.SIGKILL)
+        bed.poll("status says it", lambda: "may still change" in self.status()["reason"], 10)
+        self.assertIsNone(write.poll())
+        self.thaw(self.nas)
+        self.assertEqual(write.wait(timeout=30), 0)
+        self.assertNotIn("may still change", self.status()["reason"])
+        self.livemv("cutover", self.disk, "--wait")
+        self.wait_state("moved")
+        self.assertEqual((self.disk / "new").read_bytes(), b"new" * 50000)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

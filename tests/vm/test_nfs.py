@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -179,6 +180,65 @@ class Cut(bed.Bed):
         server("start")
         self.wait_state("synced", timeout=90)
         self.moved_whole()
+
+
+class Dead(bed.Bed):
+    """A worker dies while the server is gone: its exit waits for the server."""
+
+    def test_its_successor_serves_what_is_local(self):
+        self.addCleanup(server, "heal")
+        bed.fill(self.disk, mb=10, files=100)
+        for i in range(60):
+            (self.disk / f"local{i}").write_bytes(b"%d" % i * 3000)
+        self.writers(by_path=2, held=2, shared=1)
+        self.start("--cutover=wait", "--wait")
+        server("cut")
+        # Dirty in the worker's descriptors, and a sync that waits.
+        sync = self.spawn(sys.executable, "-c",
+                          "import os, sys\n"
+                          "f = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)\n"
+                          "os.write(f, b'acknowledged')\nos.fsync(f)\nprint('synced')\n",
+                          self.disk / "local0", stdout=subprocess.PIPE)
+        time.sleep(2)
+        dead = []
+        for i in range(2):
+            worker = bed.poll("a worker", lambda: self.status().get("worker_pid"))
+            os.kill(worker, signal.SIGKILL)
+            killed = time.monotonic()
+            for n in range(20 * i + 1, 20 * i + 20):
+                self.assertEqual((self.disk / f"local{n}").read_bytes(), b"%d" % n * 3000)
+            print(f"local files were read {time.monotonic() - killed:.2f} s after the kill",
+                  flush=True)
+            self.assertLess(time.monotonic() - killed, 10)
+            tasks = []
+            for task in pathlib.Path(f"/proc/{worker}/task").glob("*"):
+                stat = (task / "stat").read_text().rsplit(")", 1)[1].split()
+                tasks.append((stat[0], "exits" if int(stat[6]) & 4 else
+                              (task / "syscall").read_text().split()[0]))
+            print(f"the dead worker: {tasks}", flush=True)
+            dead.append(worker)
+        self.assertTrue(any(os.path.exists(f"/proc/{pid}") for pid in dead),
+                        "no dead worker hung: nothing was shown")
+        self.assertIsNone(sync.poll())
+        os.truncate(self.disk / "local50", 5)  # owed to the server
+        self.assertEqual((self.disk / "local50").read_bytes(), b"50505")
+        server("heal")
+        self.assertEqual(sync.communicate(timeout=60)[0], b"synced\n")
+        for pid in dead:
+            bed.poll("the dead workers end", lambda: not os.path.exists(f"/proc/{pid}"), 60)
+        (self.disk / "after").write_bytes(b"a" * 1_000_000)
+        self.wait_state("synced", timeout=90)
+        self.livemv("cutover", self.disk, "--wait", timeout=100, code=None)
+        self.wait_state("moved")
+        self.assert_moved()
+        totals = self.stop_writers()
+        print(totals, flush=True)
+        self.assert_nothing_lost(totals)
+        self.assertEqual((self.disk / "local0").read_bytes(), b"0" * 3000 + b"acknowledged")
+        self.assertEqual((self.disk / "local50").read_bytes(), b"50505")
+        self.assertEqual((self.disk / "after").read_bytes(), b"a" * 1_000_000)
+        subprocess.run(["sync", "-f", self.disk], check=True)
+        self.assertEqual(bed.difference(bed.tree(self.disk), bed.tree(self.nas)), "")
 
 
 def until_told(path, error, sync, user=None, mb=30):
