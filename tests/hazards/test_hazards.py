@@ -12,6 +12,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
 import bed  # noqa: E402
+import kills  # noqa: E402
 
 
 class Hazards(bed.Bed):
@@ -318,19 +319,9 @@ class Hazards(bed.Bed):
         self.assertEqual(os.listxattr(self.disk / "grown"), [])
 
     def test_h23_a_killed_worker_costs_a_stall_only(self):
-        bed.fill(self.disk, mb=20, files=100)
-        self.writers(by_path=4, held=4, shared=2)
-        self.start("--cutover=wait")
-        for _ in range(5):
-            worker = self.status()["worker_pid"]
-            os.kill(worker, signal.SIGKILL)
-            bed.poll("another worker", lambda: self.status().get("worker_pid") not in
-                     (None, 0, worker), 30)
-            (self.disk / "probe").write_text("x")
-        self.wait_state("synced", timeout=90)
-        self.livemv("cutover", self.disk, "--wait")
-        self.wait_state("moved")
-        self.assert_nothing_lost(self.stop_writers())
+        """The short form of tests/kills."""
+        stalls, totals = kills.kill_workers(self, 50, seed=23, churners=2)
+        print(f"{kills.table(stalls)}\n{totals}")
 
     def test_h29_close_in_the_freeze_does_not_wait_for_a_hung_target(self):
         """Cutover cannot succeed while the target hangs; it must give up in
