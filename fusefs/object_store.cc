@@ -84,13 +84,18 @@ core::Status ObjectStore::Prepare() {
   RestoreRootTimes(before);
   ASSIGN_OR_RETURN(core::UniqueFd slots, MakeDir(dir.Get(), "o", 0777));
   ASSIGN_OR_RETURN(core::UniqueFd victims, MakeDir(dir.Get(), "v", 0777));
+  TRY(BindRoot());
+  private_ = std::move(dir);
+  slots_ = std::move(slots);
+  victims_ = std::move(victims);
+  return {};
+}
+
+core::Status ObjectStore::BindRoot() {
   ASSIGN_OR_RETURN(core::FileHandle handle,
                    sys_->NameToHandle(root_.Get(), ""));
   ASSIGN_OR_RETURN(core::Stat st, sys_->StatAt(root_.Get(), ""));
   Remember(state::kRootId, Object{handle, st.stx_ino, S_IFDIR});
-  private_ = std::move(dir);
-  slots_ = std::move(slots);
-  victims_ = std::move(victims);
   return {};
 }
 

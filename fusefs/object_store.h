@@ -44,6 +44,9 @@ class ObjectStore {
   // is 0700; in it names are changed by whoever owns the object's next or last
   // directory.
   core::Status Prepare();
+  // Only the root: for a target that is the truth, where all names begin at it
+  // and nothing is to be made. Blocks on the target.
+  core::Status BindRoot();
   // Changes something of no account (the times of a private directory), and
   // waits for as long as the target waits with it. After Prepare.
   core::Status Touch();

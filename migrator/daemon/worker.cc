@@ -114,6 +114,10 @@ Status Worker::Begin(bool resume) {
             ? phase.Advance(Event::kCommitted, "the worker was replaced")
             : phase.Advance(Event::kCutoverGivenUp,
                             "the worker died during the cutover"));
+  // Nothing is prepared on a target that is the truth, and yet all names
+  // begin there. Who cannot ask it can serve nothing.
+  if (phase.target_is_truth())
+    TRY(parts_->objects->BindRoot());
   parts_->StartServing();
   TRY(parts_->session->Start(resume));
   if (resume && !parts_->session->resent())

@@ -81,6 +81,43 @@ class Hazards(bed.Bed):
         s.wait(timeout=20)
         self.wait_state("moved")
 
+    def test_h09_a_straggler_is_served_by_a_successor_of_the_worker(self):
+        """All names begin at the root, which nobody else has asked for then."""
+        bed.fill(self.disk, mb=3, files=60)
+        (self.disk / "sub").mkdir()
+        (self.disk / "sub" / "old").write_bytes(b"old")
+        self.start("--cutover=wait", "--wait")
+        code = ("import mmap, os, sys\n"
+                "open('map', 'wb').write(bytes(4096))\n"
+                "keep = mmap.mmap(os.open('map', os.O_RDWR), 4096)\n"
+                "print('ready', flush=True)\n"
+                "for line in sys.stdin:\n"
+                "    n = line.strip()\n"
+                "    try:\n"
+                "        assert open('sub/old').read() == 'old'\n"
+                "        os.mkdir(n); open(n + '/f', 'w').write(n)\n"
+                "        assert open(n + '/f').read() == n\n"
+                "        print(' '.join(sorted(os.listdir('.'))), flush=True)\n"
+                "    except Exception as e: print(repr(e), flush=True)\n")
+        s = self.spawn("python3", "-c", code, cwd=self.disk, stdin=subprocess.PIPE,
+                       stdout=subprocess.PIPE)
+        s.stdout.readline()
+        self.livemv("cutover", self.disk, f"--accept={s.pid}")
+        self.wait_state("draining")
+        for n in range(3):
+            worker = bed.poll("a worker", lambda: self.status().get("worker_pid"))
+            os.kill(worker, signal.SIGKILL)
+            s.stdin.write(b"made%d\n" % n)
+            s.stdin.flush()
+            said = s.stdout.readline().decode().split()
+            self.assertEqual(said, sorted(os.listdir(self.disk)), self.logs())
+            self.assertIn(f"made{n}", said)
+            self.assertNotIn(f".livemv-{self.status()['id']}", said)
+            self.assertEqual((self.disk / f"made{n}" / "f").read_text(), f"made{n}")
+        s.stdin.close()
+        s.wait(timeout=20)
+        self.wait_state("moved")
+
     def test_h10_a_rename_over_a_linked_file_corrupts_nobody(self):
         """The copier must not write one file's bytes into another's object."""
         for n in range(200):
