@@ -30,6 +30,7 @@ constexpr int64_t kNoBeatNs = 10 * kSecond;
 // One that misses this many has perhaps been killed, and cannot end.
 constexpr int64_t kSilentNs = kSecond;
 constexpr int64_t kLookEveryNs = kSecond / 4;
+constexpr size_t kOrphansAtOnce = 100;
 // Each holds what it had open on the target.
 constexpr size_t kMostPredecessors = 8;
 constexpr int64_t kFirstBackoffNs = kSecond / 20;
@@ -61,9 +62,19 @@ void Supervisor::StartWorker() {
     return;
   }
   worker_ = std::move(*child);
-  for (const auto& [id, fd] : orphans_) {
-    if (Status told = TellWorker(json({{"id", id}}).dump(), {fd.Get()}); !told)
-      LOG_ERROR("orphan {:#x}: {}", id, told.error().ToString());
+  // Many in a message: a channel holds some hundred that nobody has read yet,
+  // and the supervisor waits for nobody.
+  for (auto it = orphans_.begin(); it != orphans_.end();) {
+    json ids = json::array();
+    std::vector<int> batch;
+    for (; it != orphans_.end() && batch.size() < kOrphansAtOnce; ++it) {
+      ids.push_back(it->first);
+      batch.push_back(it->second.Get());
+    }
+    if (Status told = TellWorker(json({{"ids", ids}}).dump(), batch); !told) {
+      LOG_ERROR("{} orphans: {}", batch.size(), told.error().ToString());
+      break;  // it sees that they did not all arrive, and ends
+    }
   }
   LOG_INFO("worker {} started{}", worker_.pid,
            worker_was_ready_ ? ", to go on where its predecessor ended" : "");

@@ -569,15 +569,20 @@ int WorkerMain(Handoff handoff, Channel channel) {
   json extra = json::parse(handoff.extra, nullptr, false);
   const bool resume = extra.value("resume", false);
   std::vector<std::pair<state::FileId, UniqueFd>> orphans;
-  for (uint64_t i = extra.value("orphans", uint64_t{0}); i > 0; i--) {
+  const auto expected = extra.value("orphans", uint64_t{0});
+  while (orphans.size() < expected) {
     Result<Message> message = link.Receive(MonotonicNs() + 10 * kSecond);
-    if (!message || message->fds.size() != 1) {
-      LOG_ERROR("the orphans' descriptors did not all arrive");
+    const json ids = message ? json::parse(message->text, nullptr, false)
+                                   .value("ids", json::array())
+                             : json::array();
+    if (!message || ids.empty() || ids.size() != message->fds.size()) {
+      LOG_ERROR("of {} orphans' descriptors {} arrived", expected,
+                orphans.size());
       return 1;
     }
-    json j = json::parse(message->text, nullptr, false);
-    orphans.emplace_back(j.value("id", state::kNoFile),
-                         std::move(message->fds[0]));
+    for (size_t i = 0; i < ids.size(); i++)
+      orphans.emplace_back(ids[i].get<state::FileId>(),
+                           std::move(message->fds[i]));
   }
   Result<std::unique_ptr<WorkerParts>> parts =
       WorkerParts::Make(handoff, &link, std::move(orphans), resume);

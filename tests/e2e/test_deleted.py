@@ -148,6 +148,29 @@ class Deleted(bed.Bed):
                 self.assertEqual(os.fstat(fd).st_dev, os.stat(self.disk).st_dev)
         self.assert_moved()
 
+    def test_more_than_a_channel_holds_survive_the_worker(self):
+        """Each descriptor of a deleted file goes to the supervisor and from there
+        to every successor."""
+        count = 1500
+        for i in range(count):
+            (self.disk / f"f{i}").write_bytes(b"%d" % i)
+        self.start("--cutover=wait")
+        held = [os.open(self.disk / f"f{i}", os.O_RDWR) for i in range(count)]
+        try:
+            for i in range(count):
+                os.unlink(self.disk / f"f{i}")
+            for n in range(3):
+                worker = bed.poll("a worker", lambda: self.status().get("worker_pid"))
+                os.kill(worker, signal.SIGKILL)
+                for i, fd in enumerate(held):
+                    os.pwrite(fd, b"%d again" % n, 10)
+                    self.assertEqual(os.pread(fd, 100, 0), (b"%d" % i).ljust(10, b"\0") +
+                                     b"%d again" % n, self.logs())
+        finally:
+            for fd in held:
+                os.close(fd)
+        self.livemv("abort", self.disk, "--wait")
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
