@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
 
 namespace livemv::core {
 namespace {
@@ -44,6 +46,25 @@ TEST_F(FaultPoints, ArmingReplacesWhatWasArmed) {
   ASSERT_TRUE(ArmFaults("b=error:5"));
   EXPECT_TRUE(FaultPoint("a"));
   EXPECT_FALSE(FaultPoint("b"));
+}
+
+TEST_F(FaultPoints, OnceInAllProcessesAndNotBeforeItsDirectoryExists) {
+  const std::string dir =
+      testing::TempDir() + "once-" + std::to_string(::getpid());
+  const std::string spec = "a=error:5@2;b=error:28;once=" + dir;
+  ASSERT_TRUE(ArmFaults(spec));
+  for (int i = 0; i < 3; i++)
+    EXPECT_TRUE(FaultPoint("a"));
+  ASSERT_TRUE(std::filesystem::create_directory(dir));
+  EXPECT_TRUE(FaultPoint("a"));
+  EXPECT_FALSE(FaultPoint("a"));
+  ASSERT_TRUE(ArmFaults(spec));  // as a successor does
+  for (int i = 0; i < 3; i++)
+    EXPECT_TRUE(FaultPoint("a"));
+  EXPECT_FALSE(FaultPoint("b"));
+  EXPECT_TRUE(FaultPoint("b"));
+  EXPECT_TRUE(std::filesystem::exists(dir + "/a"));
+  std::filesystem::remove_all(dir);
 }
 
 TEST_F(FaultPoints, ADelayWaitsThatLong) {
