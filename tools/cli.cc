@@ -41,8 +41,11 @@ constexpr std::array kVerbs = {
     VerbRow{Verb::kResume, "resume", "DIR|ID", "copy again"},
     VerbRow{Verb::kAbort, "abort", "DIR|ID [--wait]",
             "bring new data back to the source and take the overlay away"},
-    VerbRow{Verb::kFinish, "finish", "DIR|ID [--reclaim]",
+    VerbRow{Verb::kFinish, "finish", "DIR|ID [--persist=fstab|unit|none] [--reclaim]",
             "dismiss a moved migration; free the old bytes with --reclaim"},
+    VerbRow{Verb::kRecover, "recover",
+            "--all|ID|DIR [--accept-changes] [--state-dir=PATH]",
+            "bring back migrations whose processes are gone: after a reboot"},
     VerbRow{Verb::kInspect, "inspect", "PATH|DIR|ID",
             "show who owns which bytes of a file or a tree"},
     VerbRow{Verb::kExplain, "explain", "PID [DIR] [--json]",
@@ -117,6 +120,7 @@ struct Raw {
   std::string journal_verb;
   std::string pid;
   std::string allow_loss;
+  std::string persist = "none";
 };
 
 void AddOptions(CLI::App& app, Verb verb, Command& c, Raw& raw) {
@@ -154,6 +158,16 @@ void AddOptions(CLI::App& app, Verb verb, Command& c, Raw& raw) {
                      "the directory; without it, that of each migration");
       break;
     case Verb::kList:
+      break;
+    case Verb::kRecover:
+      app.add_option("ID|DIR", c.which, "the migration, by ID or by path");
+      app.add_flag("--all", c.all, "every one that there is");
+      app.add_flag("--accept-changes", c.accept_changes,
+                   "take what others changed on the source meanwhile as it is");
+      app.add_option("--state-dir", c.state_dir,
+                     "look in PATH (default /var/lib/livemv, which knows those "
+                     "elsewhere too)")
+          ->type_name("PATH");
       break;
     default: {
       CLI::Option* which =
@@ -197,6 +211,11 @@ void AddOptions(CLI::App& app, Verb verb, Command& c, Raw& raw) {
       app.add_flag("--wait", c.wait, "block until the source is back");
       break;
     case Verb::kFinish:
+      app.add_option("--persist", raw.persist,
+                     "mount the target on DIR at each boot: by a line in "
+                     "/etc/fstab or by a unit of systemd; none only prints the "
+                     "line")
+          ->type_name("fstab|unit|none");
       app.add_flag("--reclaim", c.reclaim,
                    "delete the old, covered contents of the source");
       break;
@@ -239,6 +258,14 @@ std::string Check(Verb verb, const Raw& raw, Command& c) {
       return "--accept takes process ids, not '" + text + "'";
     c.accept.push_back(pid);
   }
+  if (raw.persist == "fstab")
+    c.persist = daemon::Persist::kFstab;
+  else if (raw.persist == "unit")
+    c.persist = daemon::Persist::kUnit;
+  else if (raw.persist != "none")
+    return "--persist is fstab, unit or none, not '" + raw.persist + "'";
+  if (verb == Verb::kRecover && c.all == !c.which.empty())
+    return "name one migration, or --all";
   const bool takes_dir = verb == Verb::kPlan || verb == Verb::kStart;
   if (takes_dir && (c.dir.empty() || c.target.empty()))
     return "DIR and TARGET must not be empty";

@@ -13,6 +13,7 @@
 
 #include "core/losses.h"
 #include "migrator/daemon/exit_code.h"
+#include "migrator/daemon/persist.h"
 
 namespace livemv::tools {
 
@@ -28,6 +29,7 @@ enum class Verb {
   kFinish,
   kInspect,
   kExplain,
+  kRecover,
   kJournalDump,
 };
 
@@ -41,6 +43,9 @@ struct Command {
   bool watch = false;
   bool yes = false;
   bool reclaim = false;
+  daemon::Persist persist = daemon::Persist::kNone;  // finish
+  bool all = false;             // recover
+  bool accept_changes = false;  // recover
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
   std::string mount_options;

@@ -6,7 +6,10 @@
 
 #include "migrator/daemon/channel.h"
 #include "migrator/daemon/control.h"
+#include "migrator/daemon/migration_status.h"
 #include "migrator/daemon/paths.h"
+#include "migrator/daemon/persist.h"
+#include "migrator/daemon/state_dir.h"
 #include "tools/commands.h"
 #include "tools/follow.h"
 
@@ -52,6 +55,37 @@ std::optional<Reply> Ask(Registry& registry, const Registration& entry,
   return *reply;
 }
 
+// Before the migration is dismissed: until then what covers DIR at boot is
+// there, and `recover` brings the target back.
+Exit MakePermanent(Registry& registry, const Registration& entry,
+                   daemon::Persist how) {
+  Result<daemon::MigrationStatus> now =
+      [&]() -> Result<daemon::MigrationStatus> {
+    ASSIGN_OR_RETURN(ControlClient client,
+                     ControlClient::Connect(registry.SocketPath(entry.id)));
+    TRY(client.Send(R"({"verb":"status"})"));
+    ASSIGN_OR_RETURN(std::string line,
+                     client.ReadLine(daemon::MonotonicNs() + kAnswerNs));
+    return daemon::StatusFromJson(line);
+  }();
+  if (!now)
+    return Complain(Exit::kHuman, now.error().ToString());
+  if (now->state != "moved")
+    return Complain(Exit::kBlocked, "the migration is " + now->state +
+                                        "; only a moved one can be finished. "
+                                        "Nothing was changed");
+  Result<daemon::Settings> settings = daemon::NotedSettings(entry.state_dir);
+  if (!settings)
+    return Complain(Exit::kHuman, settings.error().ToString());
+  Result<std::string> done = daemon::MakePermanent(*settings, how);
+  if (!done)
+    return Complain(Exit::kHuman,
+                    "the mount was not made permanent, and the migration is "
+                    "moved as before: " + done.error().ToString());
+  std::printf("%s\n", done->c_str());
+  return Exit::kDone;
+}
+
 }  // namespace
 
 Exit AskCommand(Registry& registry, const Command& command) {
@@ -72,6 +106,11 @@ Exit AskCommand(Registry& registry, const Command& command) {
                  "passes their writes to the target. Not guaranteed for them: "
                  "locks against other processes, shared mappings, and seeing "
                  "others' writes without delay.\n");
+  if (command.persist != daemon::Persist::kNone) {
+    if (Exit exit = MakePermanent(registry, *entry, command.persist);
+        exit != Exit::kDone)
+      return exit;
+  }
   std::optional<Reply> reply =
       Ask(registry, *entry, request,
           slow ? -1 : daemon::MonotonicNs() + kAnswerNs);

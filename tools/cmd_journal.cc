@@ -10,7 +10,7 @@
 #include "core/state/journal_reader.h"
 #include "core/syscalls.h"
 #include "migrator/daemon/paths.h"
-#include "migrator/daemon/small_files.h"
+#include "migrator/daemon/state_dir.h"
 #include "tools/commands.h"
 
 namespace livemv::tools {
@@ -24,7 +24,7 @@ Exit DumpCommand(daemon::Registry& registry, const Command& command) {
   if (entry)
     dir = entry->state_dir;
   else if (daemon::LooksLikeId(command.which))
-    dir = "/var/lib/livemv/" + command.which;
+    dir = std::string(daemon::kDefaultStateParent) + "/" + command.which;
   else
     return Complain(Exit::kBlocked, entry.error().ToString());
   std::unique_ptr<core::Syscalls> sys = core::MakeRealSyscalls();

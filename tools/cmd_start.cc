@@ -6,10 +6,12 @@
 #include <cstdio>
 
 #include "migrator/daemon/control.h"
+#include "migrator/daemon/guard.h"
 #include "migrator/daemon/launcher.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/plan_report.h"
 #include "migrator/daemon/preflight.h"
+#include "migrator/daemon/state_dir.h"
 #include "tools/commands.h"
 #include "tools/follow.h"
 
@@ -31,7 +33,7 @@ constexpr int64_t kTickNs = 500'000'000;
 
 std::string StateParent(const Command& command) {
   if (command.state_dir.empty())
-    return "/var/lib/livemv";
+    return daemon::kDefaultStateParent;
   Result<std::string> path = daemon::MakeAbsolute(command.state_dir);
   return path ? *path : command.state_dir;
 }
@@ -67,7 +69,19 @@ Exit StartCommand(Registry& registry, const Command& command) {
   if (plan.Blocked())
     return Complain(plan.Code(), "not started; nothing was changed");
 
+  const bool guarded = daemon::HasSystemd();
+  if (!guarded && !command.yes)
+    return Complain(
+        Exit::kBlocked,
+        "this host was not booted with systemd, so nothing would cover " +
+            daemon::Printable(plan.dir) +
+            " after a reboot until 'livemv recover --all' has run: whatever "
+            "starts before it would see, and write to, a source that lacks the "
+            "newest data. Run that command at boot before anything that uses "
+            "the directory, and say --yes. Not started; nothing was changed");
+
   daemon::StartRequest request;
+  request.guarded = guarded;
   request.dir = plan.dir;
   request.target = plan.target;
   request.state_parent = StateParent(command);

@@ -21,6 +21,7 @@ daemon::Exit ListCommand(daemon::Registry& registry, const Command& command);
 daemon::Exit AskCommand(daemon::Registry& registry, const Command& command);
 daemon::Exit InspectCommand(daemon::Registry& registry, const Command& command);
 daemon::Exit ExplainCommand(daemon::Registry& registry, const Command& command);
+daemon::Exit RecoverCommand(daemon::Registry& registry, const Command& command);
 daemon::Exit DumpCommand(daemon::Registry& registry, const Command& command);
 
 // "livemv: text" on standard error; returns exit.

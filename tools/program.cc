@@ -39,6 +39,8 @@ Exit Dispatch(const Command& command) {
       return InspectCommand(registry, command);
     case Verb::kExplain:
       return ExplainCommand(registry, command);
+    case Verb::kRecover:
+      return RecoverCommand(registry, command);
     case Verb::kJournalDump:
       return DumpCommand(registry, command);
     default:

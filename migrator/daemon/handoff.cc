@@ -26,10 +26,13 @@ json ToJson(const Settings& s) {
           {"holds_acls", s.holds.acls},
           {"holds_gives_owners", s.holds.gives_owners},
           {"target_fs_type", s.target_fs_type},
+          {"source_fsid", s.source_fsid},
+          {"target_fsid", s.target_fsid},
           {"auto_cutover", s.auto_cutover},
           {"max_pause_ns", s.max_pause_ns},
           {"reserve_bytes", s.reserve_bytes},
           {"faults", s.faults},
+          {"boot", s.boot},
           {"overlay_dev", static_cast<uint64_t>(s.overlay_dev)},
           {"dir_is_mount", s.dir_is_mount},
           {"source_device", s.source_device},
@@ -53,10 +56,13 @@ Result<Settings> FromJson(const json& j) {
     s.holds.acls = j.at("holds_acls");
     s.holds.gives_owners = j.at("holds_gives_owners");
     s.target_fs_type = j.at("target_fs_type");
+    s.source_fsid = j.at("source_fsid");
+    s.target_fsid = j.at("target_fsid");
     s.auto_cutover = j.at("auto_cutover");
     s.max_pause_ns = j.at("max_pause_ns");
     s.reserve_bytes = j.at("reserve_bytes");
     s.faults = j.at("faults");
+    s.boot = j.at("boot");
     s.overlay_dev = j.at("overlay_dev").get<uint64_t>();
     s.dir_is_mount = j.at("dir_is_mount");
     s.source_device = j.at("source_device");

@@ -35,11 +35,17 @@ struct Settings {
   fusefs::TargetHolds holds;  // what of it the target stores
   // statfs(2) f_type of the target: asked once, since a server may be away.
   int64_t target_fs_type = 0;
+  // statfs(2) f_fsid of the two, which some filesystems keep over a boot; 0: it
+  // tells nothing.
+  uint64_t source_fsid = 0;
+  uint64_t target_fsid = 0;
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
   int64_t reserve_bytes = 0;  // of the journal, made at start
   // LIVEMV_FAULTS of the command that started it; empty in earnest.
   std::string faults;
+  // What stands in for the kernel's boot (boot.h); empty in earnest.
+  std::string boot;
   dev_t overlay_dev = 0;       // st_dev of the overlay
   bool dir_is_mount = false;   // DIR was a mount point of its own
   std::string source_device;   // as in mountinfo, for the reclaim's advice
@@ -61,6 +67,7 @@ inline constexpr char kHeartbeat[] = "heartbeat";    // memfd
 inline constexpr char kEscrow[] = "escrow";          // memfd
 inline constexpr char kControl[] = "control";        // worker <-> re-anchorer
 inline constexpr char kAlive[] = "alive";            // the registry's lock
+inline constexpr char kStateLock[] = "state_lock";   // see state_dir.h
 // Followed by a number from 0 on: pidfds of dead workers that have not ended.
 inline constexpr char kPredecessor[] = "predecessor";
 }  // namespace fd_name

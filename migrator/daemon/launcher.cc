@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,12 +11,12 @@
 
 #include "core/state/journal_writer.h"
 #include "core/syscalls.h"
-#include "fusefs/intents.h"
-#include "fusefs/transport.h"
 #include "migrator/daemon/advice.h"
-#include "migrator/daemon/heartbeat.h"
+#include "migrator/daemon/boot.h"
+#include "migrator/daemon/guard.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/small_files.h"
+#include "migrator/daemon/state_dir.h"
 #include "migrator/mount/mount_ops.h"
 #include "migrator/mount/mount_table.h"
 
@@ -31,27 +30,6 @@ using core::UniqueFd;
 
 namespace {
 
-// Made step by step; what is left in it is undone by its end.
-struct Draft {
-  Registry* registry;
-  Settings settings;
-  bool registered = false, has_state_dir = false;
-  UniqueFd alive, dir, fuse, saved_init, intents, heartbeat;
-  UniqueFd target_root;
-  mount::MountFd source, target, overlay;
-
-  ~Draft() {
-    if (registered)
-      registry->Remove(settings.id);
-    if (has_state_dir) {
-      // Nothing to be done about a failure but to say so, and the caller has
-      // its own refusal to tell.
-      if (Status removed = RemoveTree(settings.state_dir); !removed)
-        ::perror(removed.error().ToString().c_str());
-    }
-  }
-};
-
 std::unexpected<Refusal> Refuse(Exit exit, std::string message) {
   return std::unexpected(Refusal{exit, std::move(message)});
 }
@@ -62,6 +40,7 @@ Status MakeState(Draft& draft, core::Syscalls* sys) {
   if (::mkdir(s.state_dir.c_str(), 0700) != 0)
     return FailSys(errno, "mkdir " + Printable(s.state_dir));
   draft.has_state_dir = true;
+  ASSIGN_OR_RETURN(draft.state_lock, LockState(s.state_dir));
   ASSIGN_OR_RETURN(
       UniqueFd dirfd,
       sys->OpenAt(AT_FDCWD, s.state_dir.c_str(), O_RDONLY | O_DIRECTORY));
@@ -73,37 +52,9 @@ Status MakeState(Draft& draft, core::Syscalls* sys) {
   ASSIGN_OR_RETURN(std::unique_ptr<state::JournalFile> journal,
                    state::JournalFile::Create(sys, dirfd.Get(), "journal",
                                               first));
-  return journal->SyncAll();
-}
-
-Status MakeOverlay(Draft& draft, mount::MountOps* ops) {
-  struct stat st{};
-  if (::fstat(draft.dir.Get(), &st) != 0)
-    return FailSys(errno, Printable(draft.settings.dir));
-  draft.fuse = UniqueFd(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
-  if (!draft.fuse)
-    return FailSys(errno, "open /dev/fuse");
-  mount::OverlaySpec spec;
-  spec.fuse_fd = draft.fuse.Get();
-  spec.source = draft.settings.dir;
-  ASSIGN_OR_RETURN(spec.flags, mount::FlagsOf(draft.dir.Get()));
-  spec.root_mode = st.st_mode;
-  spec.uid = st.st_uid;
-  spec.gid = st.st_gid;
-  ASSIGN_OR_RETURN(draft.overlay, ops->MakeOverlay(spec));
-  // Nobody serves the overlay yet, so its attributes must not be asked for.
-  struct statx sx{};
-  if (::statx(draft.overlay.Get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0,
-              &sx) != 0)
-    return FailSys(errno, "statx of the overlay");
-  draft.settings.overlay_dev = makedev(sx.stx_dev_major, sx.stx_dev_minor);
-  ASSIGN_OR_RETURN(draft.saved_init,
-                   MakeMemFd("livemv-init", sizeof(fusefs::SavedInit)));
-  ASSIGN_OR_RETURN(draft.intents,
-                   MakeMemFd("livemv-intents", fusefs::IntentTable::Bytes()));
-  ASSIGN_OR_RETURN(draft.heartbeat,
-                   MakeMemFd("livemv-heartbeat", Heartbeat::kBytes));
-  return {};
+  TRY(journal->Append(state::OptionFact{kSettingsOption, SettingsToJson(s)}));
+  TRY(journal->SyncAll());
+  return LinkState(s);
 }
 
 // Here, where the server has just answered: a worker that is replaced while it
@@ -113,6 +64,7 @@ Status AskTarget(Draft& draft) {
   if (::fstatfs(draft.target_root.Get(), &fs) != 0)
     return FailSys(errno, "statfs of " + Printable(draft.settings.target));
   draft.settings.target_fs_type = fs.f_type;
+  draft.settings.target_fsid = FsidOf(fs);
   return {};
 }
 
@@ -125,6 +77,10 @@ Status LookAtSource(Draft& draft, mount::MountOps* ops) {
                                              "namespace");
   draft.settings.dir_is_mount = on->point == draft.settings.dir;
   draft.settings.source_device = on->source;
+  struct statfs fs{};
+  if (::fstatfs(draft.dir.Get(), &fs) != 0)
+    return FailSys(errno, "statfs of " + Printable(draft.settings.dir));
+  draft.settings.source_fsid = FsidOf(fs);
   return {};
 }
 
@@ -135,8 +91,7 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
   std::unique_ptr<core::Syscalls> sys = core::MakeRealSyscalls();
   std::unique_ptr<mount::MountOps> ops = mount::MakeRealMountOps();
 
-  Draft draft;
-  draft.registry = &registry;
+  Draft draft(&registry);
   draft.target = std::move(request.target_mount);
   draft.target_root = std::move(request.target_root);
   Settings& s = draft.settings;
@@ -151,6 +106,7 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
   s.fstab_line = FstabLine(s.target, s.dir, s.mount_options);
   if (const char* faults = std::getenv("LIVEMV_FAULTS"); faults != nullptr)
     s.faults = faults;
+  s.boot = BootFromEnvironment();
 
   draft.dir = UniqueFd(::open(s.dir.c_str(),
                               O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -164,6 +120,13 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
       return Refuse(Exit::kBlocked, lock.error().ToString());
     if (Status free = registry.CheckFree(s.dir, s.target); !free)
       return Refuse(Exit::kBlocked, free.error().ToString());
+    std::set<std::string> running;
+    for (const Registration& entry : registry.List())
+      running.insert(entry.id);
+    if (Status none = CheckInterrupted(
+            s.dir, {kDefaultStateParent, request.state_parent}, running);
+        !none)
+      return Refuse(Exit::kBlocked, none.error().ToString());
     Result<std::string> id = registry.NewId();
     if (!id)
       return Refuse(Exit::kBlocked, id.error().ToString());
@@ -177,11 +140,6 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
     draft.alive = std::move(*alive);
   }
 
-  if (Status made = MakeState(draft, sys.get()); !made)
-    return Refuse(Exit::kBlocked,
-                  "the state directory cannot be used: " +
-                      made.error().ToString() +
-                      ". Name another one with --state-dir=PATH.");
   if (Status looked = LookAtSource(draft, ops.get()); !looked)
     return Refuse(Exit::kBlocked, looked.error().ToString());
   Result<mount::MountFd> source = ops->CloneTree(draft.dir.Get(), "");
@@ -192,29 +150,30 @@ std::expected<Launched, Refusal> Launch(Registry& registry,
 
   if (Status asked = AskTarget(draft); !asked)
     return Refuse(Exit::kBlocked, asked.error().ToString());
-  if (Status made = MakeOverlay(draft, ops.get()); !made)
+  if (Status made = draft.MakeOverlay(ops.get()); !made)
     return Refuse(Exit::kBlocked,
                   "the overlay cannot be made: " + made.error().ToString());
+  if (Status made = MakeState(draft, sys.get()); !made)
+    return Refuse(Exit::kBlocked,
+                  "the state directory cannot be used: " +
+                      made.error().ToString() +
+                      ". Name another one with --state-dir=PATH.");
+  // Before the first byte is the target's alone.
+  if (request.guarded) {
+    Status made = [&]() -> Status {
+      ASSIGN_OR_RETURN(std::string program, Normalise("/proc/self/exe"));
+      return InstallGuard(s, program);
+    }();
+    if (!made)
+      return Refuse(Exit::kBlocked,
+                    "the units that protect " + Printable(s.dir) +
+                        " after a reboot cannot be made: " +
+                        made.error().ToString());
+  }
 
-  Result<Child> supervisor =
-      Spawn({"supervisor",
-             &s,
-             "",
-             {{fd_name::kAlive, draft.alive.Get()},
-              {fd_name::kDir, draft.dir.Get()},
-              {fd_name::kFuse, draft.fuse.Get()},
-              {fd_name::kSource, draft.source.Get()},
-              {fd_name::kTarget, draft.target.Get()},
-              {fd_name::kTargetRoot, draft.target_root.Get()},
-              {fd_name::kOverlay, draft.overlay.Get()},
-              {fd_name::kSavedInit, draft.saved_init.Get()},
-              {fd_name::kIntents, draft.intents.Get()},
-              {fd_name::kHeartbeat, draft.heartbeat.Get()}}},
-            true);
+  Result<Child> supervisor = draft.SpawnSupervisor("");
   if (!supervisor)
     return Refuse(Exit::kBlocked, supervisor.error().ToString());
-  // From here on entry and state directory are the supervisor's.
-  draft.registered = draft.has_state_dir = false;
   return Launched{s, std::move(*supervisor)};
 }
 

@@ -11,9 +11,7 @@
 #include "core/result.h"
 #include "core/unique_fd.h"
 #include "fusefs/target_holds.h"
-#include "migrator/daemon/children.h"
-#include "migrator/daemon/exit_code.h"
-#include "migrator/daemon/handoff.h"
+#include "migrator/daemon/draft.h"
 #include "migrator/daemon/registry.h"
 #include "migrator/mount/mount_fd.h"
 
@@ -22,24 +20,15 @@ namespace livemv::daemon {
 struct StartRequest {
   std::string dir;     // normal form
   std::string target;  // "host:/path", or a directory in normal form
-  std::string state_parent = "/var/lib/livemv";
+  std::string state_parent;  // absolute
   std::string mount_options;
   std::string losses;  // --allow-loss, checked
   fusefs::TargetHolds holds;
   mount::MountFd target_mount;  // as the plan tried it out
   core::UniqueFd target_root;   // its root, readable
+  bool guarded = false;  // make what covers DIR after a boot (guard.h)
   bool auto_cutover = true;
   int64_t max_pause_ns = 200'000'000;
-};
-
-struct Refusal {
-  Exit exit = Exit::kBlocked;
-  std::string message;
-};
-
-struct Launched {
-  Settings settings;
-  Child supervisor;  // its channel carries one Reply when redirect is live
 };
 
 // What could not be made is in Refusal; nothing is left behind then.

@@ -3,6 +3,7 @@
 // descriptors and its way to the worker, and reports.
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,9 +13,11 @@
 #include "core/log.h"
 #include "migrator/cutover/attach.h"
 #include "migrator/cutover/cutover.h"
+#include "migrator/cutover/put_on.h"
 #include "migrator/cutover/reopen.h"
 #include "migrator/cutover/return_to_source.h"
 #include "migrator/daemon/children.h"
+#include "migrator/daemon/covers.h"
 #include "migrator/daemon/overlay_channel.h"
 #include "migrator/daemon/overlay_tree.h"
 #include "migrator/daemon/paths.h"
@@ -97,6 +100,37 @@ Result<Outcome> Return(Job& job, bool commit_source) {
   return cutover::RunReturn(job.deps, request);
 }
 
+Result<Outcome> PutOn(Job& job) {
+  Handoff& h = *job.handoff;
+  ASSIGN_OR_RETURN(core::UniqueFd overlay_fd, h.Take(fd_name::kOverlay));
+  mount::MountFd overlay(std::move(overlay_fd));
+  ASSIGN_OR_RETURN(core::UniqueFd dir_fd, h.Take(fd_name::kDir));
+  mount::MountFd dir(std::move(dir_fd));
+  struct stat target{};
+  if (::fstat(h.Borrow(fd_name::kTarget), &target) != 0)
+    return core::FailSys(errno, "stat of the target");
+  ASSIGN_OR_RETURN(mount::MountTable table, job.deps.mounts->TableOf(0));
+  ASSIGN_OR_RETURN(std::vector<Cover> covers,
+                   FindCovers(table, h.settings, target.st_dev));
+  cutover::PutOnRequest request;
+  request.dir = h.settings.dir;
+  request.overlay = &overlay;
+  // A mount that was covered cannot be reached any more: the copy that was made
+  // of it takes its place.
+  if (h.settings.dir_is_mount && !covers.empty())
+    request.base = &dir;
+  for (const Cover& cover : covers) {
+    request.covers.push_back(cover.dev);
+    if (cover.kind == Cover::Kind::kOverlay)
+      request.dead.push_back(cover.dev);
+  }
+  request.source_dir_fd = dir.Get();
+  ASSIGN_OR_RETURN(request.source,
+                   proc::MakeTreeRef(dir.Get(), h.settings.dir));
+  request.own = job.own;
+  return cutover::RunPutOn(job.deps, request);
+}
+
 Result<Outcome> Reopen(Job& job) {
   Handoff& h = *job.handoff;
   core::UniqueFd root(
@@ -168,6 +202,8 @@ Result<Outcome> RunJob(Job& job) {
     return CutOver(job, true);
   if (h.role == "reopen")
     return Reopen(job);
+  if (h.role == "put_on")
+    return PutOn(job);
   return Return(job, h.role == "abort");
 }
 

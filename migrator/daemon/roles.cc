@@ -43,7 +43,8 @@ int ChildMain() {
   if (role == "worker")
     return WorkerMain(std::move(*handoff), std::move(channel));
   if (role == "attach" || role == "cutover" || role == "drain" ||
-      role == "reopen" || role == "abort" || role == "undo_attach")
+      role == "reopen" || role == "abort" || role == "undo_attach" ||
+      role == "put_on")
     return ReanchorMain(std::move(*handoff), std::move(channel));
   if (role == "reclaim")
     return ReclaimMain(std::move(*handoff), std::move(channel));

@@ -16,7 +16,7 @@ int ChildMain();
 
 int SupervisorMain(Handoff handoff, Channel starter);
 int WorkerMain(Handoff handoff, Channel supervisor);
-// "attach", "cutover", "drain", "reopen", "abort" and "undo_attach".
+// "attach", "cutover", "drain", "reopen", "abort", "undo_attach" and "put_on".
 int ReanchorMain(Handoff handoff, Channel supervisor);
 // Deletes the contents of the covered source.
 int ReclaimMain(Handoff handoff, Channel supervisor);

@@ -12,6 +12,7 @@
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/roles.h"
 #include "migrator/daemon/small_files.h"
+#include "migrator/daemon/state_dir.h"
 #include "migrator/daemon/units.h"
 
 namespace livemv::daemon {
@@ -47,6 +48,13 @@ Supervisor::Supervisor(Handoff handoff, Channel starter)
   status_.state = "attaching";
   status_.max_pause_ns = settings_.max_pause_ns;
   status_.supervisor_pid = ::getpid();
+  const json extra = json::parse(handoff_.extra, nullptr, false);
+  if (!extra.is_object())
+    return;
+  recovering_ = true;
+  status_.state = extra.value("state", "");
+  auto_cutover_ = extra.value("auto_cutover", false);
+  starter_pid_ = extra.value("starter", 0);
 }
 
 Supervisor::~Supervisor() = default;
@@ -70,6 +78,14 @@ Status Supervisor::Begin() {
   heartbeat_.emplace(std::move(heartbeat));
   TRY(Listen());
   WriteStateFile();
+  if (recovering_ && status_.state == "moved") {
+    // DIR shows the target already, and no overlay is to be served.
+    recovering_ = false;
+    live_ = committed_ = worker_stopping_ = true;
+    OverlayGone("moved");
+    TellStarter(Exit::kDone, "");
+    return {};
+  }
   StartWorker();
   CheckHeartbeat();
   return {};
@@ -110,13 +126,16 @@ void Supervisor::StartReanchor(const std::string& role) {
   json own = {::getpid(), worker_.pid};
   for (const auto& [pid, predecessor] : predecessors_)
     own.push_back(pid);
+  if (recovering_ && starter_pid_ != 0)
+    own.push_back(starter_pid_);
   json extra = {{"accepted", accepted_}, {"own", own}};
   std::vector<std::pair<std::string, int>> fds = {
       {fd_name::kSource, Fd(fd_name::kSource)},
       {fd_name::kDir, Fd(fd_name::kDir)},
       {fd_name::kTarget, Fd(fd_name::kTarget)},
       {fd_name::kControl, control->first.Fd()}};
-  for (const char* name : {fd_name::kOverlay, fd_name::kFuse})
+  for (const char* name :
+       {fd_name::kOverlay, fd_name::kFuse, fd_name::kStateLock})
     if (Fd(name) >= 0)
       fds.emplace_back(name, Fd(name));
   if (Status told = TellWorker(R"({"op":"overlay_control"})",
@@ -198,6 +217,8 @@ void Supervisor::ReanchorReported(const ReanchorReport& report) {
     DrainEnded(report);
   else if (reanchor_role_ == "reopen")
     ReopenEnded(report);
+  else if (reanchor_role_ == "put_on")
+    PutOnEnded(report);
   else
     ReturnEnded(report);
   if (!over_) {
@@ -254,6 +275,17 @@ void Supervisor::AttachEnded(const ReanchorReport& report) {
                                                     : Exit::kRolledBack;
   Finished(exit, text + "\n" + Printable(settings_.dir) +
                      " is as it was before; nothing was moved.");
+}
+
+void Supervisor::PutOnEnded(const ReanchorReport& report) {
+  const std::string text = Joined(report.reason, Named(report.stayed));
+  if (report.outcome != Outcome::kDone)
+    return NotRecovered(Exit::kHuman, text);
+  live_ = true;
+  recovering_ = false;
+  handoff_.fds.erase(fd_name::kOverlay);
+  LOG_INFO("the overlay is back");
+  TellStarter(Exit::kDone, text);
 }
 
 void Supervisor::CutoverEnded(const ReanchorReport& report) {
@@ -328,6 +360,8 @@ std::string Supervisor::RoleDue() const {
   const std::string& state = status_.state;
   if (undo_attach_)
     return "undo_attach";
+  if (recovering_)
+    return "put_on";
   if (!live_)
     return returned_ ? "" : "attach";
   if (state == "aborting")
@@ -349,7 +383,10 @@ void Supervisor::Consider() {
   const int64_t due = role == "cutover" ? *schedule_.NextAt() : next_try_ns_;
   if (MonotonicNs() < due)
     return TryAgainAt(due);
-  (role == "reopen" ? reopen_due_ : abort_ready_) = false;
+  if (role == "reopen")
+    reopen_due_ = false;
+  else if (role == "abort")
+    abort_ready_ = false;
   StartReanchor(role);
 }
 
@@ -404,6 +441,18 @@ void Supervisor::OverlayGone(const std::string& state) {
 
 // The migration is over: everything of it goes but the source and the target.
 void Supervisor::Finished(Exit exit, const std::string& message) {
+  End(exit, message, true);
+}
+
+void Supervisor::NotRecovered(Exit exit, const std::string& why) {
+  End(exit, why + "\nNothing was lost: the journal in " +
+                Printable(settings_.state_dir) +
+                " and both trees are as they were. When the cause is gone: "
+                "livemv recover " + settings_.id,
+      false);
+}
+
+void Supervisor::End(Exit exit, const std::string& message, bool forget) {
   if (over_)
     return;
   over_ = true;
@@ -424,12 +473,16 @@ void Supervisor::Finished(Exit exit, const std::string& message) {
                            fd_name::kTargetRoot, fd_name::kDir,
                            fd_name::kSource})
     handoff_.fds.erase(name);
-  if (!live_)
+  if (!live_ && forget)
     status_.state = "aborted";
-  if (Status removed = RemoveTree(settings_.state_dir); !removed)
-    LOG_WARN("{}", removed.error().ToString());
+  if (forget) {
+    if (Status removed = ForgetState(settings_); !removed)
+      LOG_WARN("{}", removed.error().ToString());
+  }
   registry_.Remove(settings_.id);
   handoff_.fds.erase(fd_name::kAlive);
+  // Of a worker that has not ended yet the lock is held on.
+  handoff_.fds.erase(fd_name::kStateLock);
   TellStarter(exit, message);
   json last = json::parse(StatusToJson(CurrentStatus()));
   last["final"] = true;

@@ -65,12 +65,16 @@ class Supervisor {
   void DrainEnded(const ReanchorReport& report);
   void ReturnEnded(const ReanchorReport& report);
   void ReopenEnded(const ReanchorReport& report);
+  void PutOnEnded(const ReanchorReport& report);
   void TryAgainAt(int64_t when_ns);
   std::string RoleDue() const;  // "": none
   void TellStarter(Exit exit, const std::string& message);
   void Consider();       // starts a cutover or an abort's re-anchorer if due
   void OverlayGone(const std::string& state);
   void Finished(Exit exit, const std::string& message);
+  // A recovery that did not come about: all that is on disk stays as it is.
+  void NotRecovered(Exit exit, const std::string& why);
+  void End(Exit exit, const std::string& message, bool forget);
   void WriteStateFile();
 
   // --- supervisor_worker.cc: the worker's process
@@ -145,6 +149,10 @@ class Supervisor {
   MigrationStatus status_;
   std::vector<PauseLine> pauses_;
   bool live_ = false;          // redirect has begun
+  // The migration is older than this supervisor, and its overlay is new: it is
+  // put on DIR when the worker serves it. Until live_.
+  bool recovering_ = false;
+  pid_t starter_pid_ = 0;      // of `recover`; 0: none is waiting
   bool committed_ = false;     // the target is the truth
   bool unreachable_ = false;   // the target, at the last cutover
   bool over_ = false;          // Finished was called

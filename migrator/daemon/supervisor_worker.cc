@@ -39,11 +39,14 @@ constexpr int64_t kLongestBackoffNs = 5 * kSecond;
 }  // namespace
 
 void Supervisor::StartWorker() {
-  json extra = {{"resume", worker_was_ready_}, {"orphans", orphans_.size()}};
+  json extra = {{"resume", worker_was_ready_},
+                {"recovered", recovering_ && !worker_was_ready_},
+                {"orphans", orphans_.size()}};
   std::vector<std::pair<std::string, int>> fds;
   for (const char* name :
        {fd_name::kFuse, fd_name::kSource, fd_name::kTarget,
-        fd_name::kTargetRoot, fd_name::kSavedInit, fd_name::kIntents, fd_name::kHeartbeat})
+        fd_name::kTargetRoot, fd_name::kSavedInit, fd_name::kIntents,
+        fd_name::kHeartbeat, fd_name::kStateLock})
     fds.emplace_back(name, Fd(name));
   size_t dying = 0;
   for (const auto& [pid, predecessor] : predecessors_)
@@ -165,6 +168,8 @@ void Supervisor::OnWorkerMessage() {
       recovery_ = j.value("recovery", "");
       reason_ = j.value("reason", "");
       status_.problem = static_cast<int>(Exit::kHuman);
+      if (recovering_)
+        return NotRecovered(Exit::kHuman, reason_);
       if (!live_) {
         Finished(static_cast<Exit>(j.value("exit", 4)),
                  reason_ + "\n" + Printable(settings_.dir) +
@@ -243,6 +248,14 @@ void Supervisor::WorkerIsOver(const std::string& how) {
   asked_.clear();
   if (worker_stopping_)
     return;
+  // What it has read of this overlay is not known to a successor.
+  if (recovering_ && !worker_was_ready_)
+    return NotRecovered(Exit::kHuman,
+                        "the worker " +
+                            (ended ? ended->ToString()
+                                   : ended.error().ToString()) +
+                            " before it served" +
+                            (reason_.empty() ? "" : ": " + reason_));
   if (MonotonicNs() - worker_started_ns_ > 60 * kSecond)
     worker_backoff_ns_ = 0;
   int64_t wait = worker_backoff_ns_;

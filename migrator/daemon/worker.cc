@@ -18,6 +18,8 @@
 #include "migrator/daemon/overlay_tree.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/roles.h"
+#include "migrator/daemon/source_check.h"
+#include "migrator/daemon/state_dir.h"
 #include "migrator/proc/process_snapshot.h"
 #include "migrator/proc/verdict.h"
 
@@ -38,6 +40,7 @@ constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kTickNs = kSecond / 10;
 constexpr int64_t kStatusEveryNs = kSecond / 5;
 constexpr auto kBeatEvery = std::chrono::milliseconds(250);
+constexpr auto kAliveEvery = std::chrono::nanoseconds(kAliveEveryNs);
 constexpr auto kWatchEvery = std::chrono::seconds(2);
 // How long a synced tree may be unproved (a chunk that is being written again)
 // before the state says so.
@@ -96,11 +99,12 @@ void SupervisorLink::LetGo(state::FileId id) {
 Worker::Worker(std::unique_ptr<WorkerParts> parts, SupervisorLink* link)
     : parts_(std::move(parts)), link_(link), overlay_(parts_.get()) {}
 
-Status Worker::Begin(bool resume) {
+Status Worker::Begin() {
+  const bool resume = parts_->resumed;
   PhaseKeeper& phase = *parts_->phase;
   // Whoever starts wants to know that the target takes the move. A successor
   // serves what the source has at once; the target may be away.
-  if (!resume) {
+  if (parts_->past == WorkerParts::Past::kNone) {
     if (Status prepared = parts_->objects->Prepare(); !prepared) {
       core::Error why = std::move(prepared).error().With("prepare the target");
       SayRefused(link_, parts_->settings.state_dir, true, why);
@@ -118,6 +122,7 @@ Status Worker::Begin(bool resume) {
   // begin there. Who cannot ask it can serve nothing.
   if (phase.target_is_truth())
     TRY(parts_->objects->BindRoot());
+  TRY(SayAlive());
   parts_->StartServing();
   TRY(parts_->session->Start(resume));
   if (resume && !parts_->session->resent())
@@ -136,19 +141,20 @@ Status Worker::Begin(bool resume) {
   return link_->Say(R"({"op":"ready"})");
 }
 
-int Worker::Run(bool resume) {
+int Worker::Run() {
   Detached("heartbeat", [this] {
     for (;;) {
       parts_->heartbeat->Beat();
       std::this_thread::sleep_for(kBeatEvery);
     }
   });
-  if (Status begun = Begin(resume); !begun) {
+  if (Status begun = Begin(); !begun) {
     const std::string why = begun.error().ToString();
     LOG_ERROR("{}", why);
     return 1;
   }
   Detached("watch", [this] { WatchMain(); });
+  Detached("alive", [this] { AliveMain(); });
   Detached("session", [this] {
     StopReason reason = parts_->session->Wait();
     OverlayEnded(reason);
@@ -509,6 +515,23 @@ void Worker::WatchMain() {
   }
 }
 
+Status Worker::SayAlive() {
+  return parts_->journal->AppendDurable(state::OptionFact{
+      kAliveOption, std::to_string(parts_->sys->RealtimeNs())});
+}
+
+// What the source has of a later time is not by us (source_check.h).
+void Worker::AliveMain() {
+  bool told = false;
+  while (!done_) {
+    std::this_thread::sleep_for(kAliveEvery);
+    Status said = done_ ? Status() : SayAlive();
+    if (!said && !std::exchange(told, true))
+      LOG_WARN("say in the journal that we are alive: {}",
+               said.error().ToString());
+  }
+}
+
 void Worker::OverlayEnded(StopReason reason) {
   if (done_)
     return;
@@ -567,7 +590,10 @@ int WorkerMain(Handoff handoff, Channel channel) {
   ::umask(0);
   SupervisorLink link(std::move(channel));
   json extra = json::parse(handoff.extra, nullptr, false);
-  const bool resume = extra.value("resume", false);
+  using Past = WorkerParts::Past;
+  const Past past = extra.value("resume", false)      ? Past::kOverlay
+                    : extra.value("recovered", false) ? Past::kMigration
+                                                      : Past::kNone;
   std::vector<std::pair<state::FileId, UniqueFd>> orphans;
   const auto expected = extra.value("orphans", uint64_t{0});
   while (orphans.size() < expected) {
@@ -585,16 +611,16 @@ int WorkerMain(Handoff handoff, Channel channel) {
                            std::move(message->fds[i]));
   }
   Result<std::unique_ptr<WorkerParts>> parts =
-      WorkerParts::Make(handoff, &link, std::move(orphans), resume);
+      WorkerParts::Make(handoff, &link, std::move(orphans), past);
   if (!parts) {
     SayRefused(&link, handoff.settings.state_dir,
-               !resume || parts.error().code == ErrorCode::kCorrupt,
+               past != Past::kOverlay || parts.error().code == ErrorCode::kCorrupt,
                parts.error());
     return 1;
   }
   LockMemory();
   Worker worker(std::move(*parts), &link);
-  int code = worker.Run(resume);
+  int code = worker.Run();
   spdlog::shutdown();
   // Threads may be waiting for a target that does not answer; nothing of
   // theirs is lost, the journal has it.

@@ -45,10 +45,12 @@ class Worker {
  public:
   Worker(std::unique_ptr<WorkerParts> parts, SupervisorLink* link);
   // Does not return before the worker may end; the exit code.
-  int Run(bool resume);
+  int Run();
 
  private:
-  core::Status Begin(bool resume);
+  core::Status Begin();
+  core::Status SayAlive();  // in the journal
+  void AliveMain();
   void Loop();
   void OnMessage(Message message);
   void OnAsk(const std::string& text);

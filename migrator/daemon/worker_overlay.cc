@@ -437,7 +437,7 @@ Result<bool> WorkerOverlay::SweepMarks() {
   // predecessor or with a power cut.
   if (!mark_sweep_)
     mark_sweep_.emplace(parts_->source.get(), parts_->table->KnownFiles(),
-                        parts_->resumed);
+                        parts_->past != WorkerParts::Past::kNone);
   ASSIGN_OR_RETURN(bool did, mark_sweep_->Step());
   marks_swept_ = !did;
   return did;

@@ -10,6 +10,7 @@
 #include "core/as_owner.h"
 #include "core/log.h"
 #include "core/thread_priority.h"
+#include "migrator/daemon/boot.h"
 #include "migrator/daemon/channel.h"
 #include "migrator/daemon/small_files.h"
 
@@ -69,10 +70,11 @@ Serving ModeOf(PhaseKeeper& phase) {
 
 Result<std::unique_ptr<WorkerParts>> WorkerParts::Make(
     Handoff& handoff, fusefs::OrphanKeeper* keeper,
-    std::vector<std::pair<state::FileId, UniqueFd>> orphans, bool resume) {
+    std::vector<std::pair<state::FileId, UniqueFd>> orphans, Past past) {
   std::unique_ptr<WorkerParts> parts(new WorkerParts);
   parts->settings = handoff.settings;
-  parts->resumed = resume;
+  parts->past = past;
+  parts->resumed = past == Past::kOverlay;
   parts->kernel = core::MakeRealSyscalls();
   ASSIGN_OR_RETURN(parts->source_mount, handoff.Take(fd_name::kSource));
   ASSIGN_OR_RETURN(parts->target_mount, handoff.Take(fd_name::kTarget));
@@ -131,18 +133,19 @@ Status WorkerParts::OpenJournal(state::RecoveredState* recovered) {
   ASSIGN_OR_RETURN(UniqueFd dir,
                    sys->OpenAt(AT_FDCWD, settings.state_dir.c_str(),
                                O_RDONLY | O_DIRECTORY));
-  ASSIGN_OR_RETURN(state::JournalFile::Opened opened,
-                   state::JournalFile::Open(sys.get(), dir.Get(), "journal"));
+  ASSIGN_OR_RETURN(const Boot boot, ThisBoot(settings.boot));
+  state::JournalOptions options;
+  options.boot_id = boot.id;
+  ASSIGN_OR_RETURN(
+      state::JournalFile::Opened opened,
+      state::JournalFile::Open(sys.get(), dir.Get(), "journal", options));
   journal = std::move(opened.journal);
   *recovered = std::move(opened.state);
   if (!recovered->migration)
     return Fail(core::ErrorCode::kCorrupt, "the journal names no migration");
-  ASSIGN_OR_RETURN(std::string boot_id,
-                   ReadSmallFile("/proc/sys/kernel/random/boot_id"));
-  boot_id = boot_id.substr(0, boot_id.find('\n'));
-  host_went_down = recovered->HostWentDown(boot_id);
+  host_went_down = recovered->HostWentDown(boot.id);
   for (const state::Fact& fact : state::FactsOfNewSession(
-           *recovered, boot_id, static_cast<uint32_t>(::getpid()))) {
+           *recovered, boot.id, static_cast<uint32_t>(::getpid()))) {
     TRY(journal->Append(fact));
     TRY(recovered->Apply(fact));
   }
@@ -349,7 +352,7 @@ void WorkerParts::PrepareTarget() {
 
 void WorkerParts::StartCopyingThreads() {
   Thread("survey", [this] {
-    if (resumed) {
+    if (past != Past::kNone) {
       std::lock_guard lock(victims_mu);
       if (Status surveyed = victims->Survey(); !surveyed)
         LOG_WARN("survey of the private directory: {}",

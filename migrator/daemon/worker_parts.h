@@ -46,13 +46,18 @@
 namespace livemv::daemon {
 
 struct WorkerParts {
-  // keeper: may be null. orphans: what a predecessor had pinned. resume:
-  // another worker has served this overlay. Asks nothing of the target, whose
-  // server may be away.
+  // How much there was before this worker.
+  enum class Past {
+    kNone,       // the migration begins
+    kOverlay,    // another worker has served this very overlay
+    kMigration,  // another overlay was served, which is gone with its users
+  };
+  // keeper: may be null. orphans: what a predecessor had pinned. Asks nothing
+  // of the target, whose server may be away.
   static core::Result<std::unique_ptr<WorkerParts>> Make(
       Handoff& handoff, fusefs::OrphanKeeper* keeper,
       std::vector<std::pair<state::FileId, core::UniqueFd>> orphans,
-      bool resume);
+      Past past);
   ~WorkerParts();
 
   // Threads that the overlay needs even while it serves the source only.
@@ -66,7 +71,8 @@ struct WorkerParts {
   copy::SyncProof Proof();
 
   Settings settings;
-  bool resumed = false;
+  Past past = Past::kNone;
+  bool resumed = false;  // by kernel and users of the overlay: kOverlay
   bool host_went_down = false;
 
   std::unique_ptr<core::Syscalls> kernel;

@@ -261,4 +261,40 @@ Result<TargetMount> MountNfs(const std::string& target,
   return mounted;
 }
 
+Result<MountFd> CloneCovered(const std::string& path, size_t covers) {
+  int sockets[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
+    return FailSys(errno, "socketpair");
+  UniqueFd ours(sockets[0]);
+  UniqueFd theirs(sockets[1]);
+  pid_t child = ::fork();
+  if (child < 0)
+    return FailSys(errno, "fork");
+  if (child == 0) {
+    int err = CallUnshareMounts();
+    if (err == 0)
+      err = CallMakePrivate(AT_FDCWD, "/", true);
+    for (size_t i = 0; i < covers && err == 0; i++)
+      err = CallDetach(path.c_str());
+    int mount = err == 0 ? CallCloneTree(AT_FDCWD, path.c_str()) : err;
+    if (mount >= 0 && (err = CallMakePrivate(mount, "", false)) < 0)
+      mount = err;
+    Send(theirs.Get(), mount < 0 ? std::strerror(-mount) : "", mount);
+    ::_exit(0);
+  }
+  theirs.Reset();
+  auto answer = Receive(ours.Get());
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!answer)
+    return Fail(std::move(answer).error().With("what is beneath " + path));
+  if (!answer->fd)
+    return Fail(ErrorCode::kInvalid,
+                "copy what is mounted beneath " + path + ": " +
+                    (answer->text.empty() ? "the process for it died"
+                                          : answer->text));
+  return MountFd(std::move(answer->fd));
+}
+
 }  // namespace livemv::mount

@@ -28,6 +28,8 @@ NFS_VERS = os.environ.get("LIVEMV_NFS_VERS", "4.2")
 SMALL = bool(os.environ.get("LIVEMV_SMALL"))
 SLOW = 4 if SMALL else 1  # for deadlines
 MAX_PAUSE = f"--max-pause={'10s' if SMALL else '200ms'}"
+# Where there is no systemd, as in most places where tests run.
+YES = "--yes"
 LIVEMV = str(BUILD / "livemv")
 WORKLOAD = str(BUILD / "tests" / "workload")
 
@@ -178,7 +180,7 @@ class Bed(unittest.TestCase):
 
     def start(self, *options, code=0, source=None, target=None, **kw):
         return self.livemv("start", source or self.disk, *self.target(target or self.nas),
-                           f"--state-dir={self.state}", MAX_PAUSE,
+                           f"--state-dir={self.state}", MAX_PAUSE, YES,
                            *options, code=code, **kw)
 
     def status(self, of=None):
@@ -326,6 +328,8 @@ class Bed(unittest.TestCase):
                 continue
         for id in ids:
             shutil.rmtree(pathlib.Path("/run/livemv") / id.decode(), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (pathlib.Path("/var/lib/livemv") / id.decode()).unlink()
 
 
 def tree(root, times=True):

@@ -103,7 +103,7 @@ class Words(bed.Bed):
 
     def test_ctrl_c_while_waiting_leaves_the_migration_running(self):
         bed.fill(self.disk, mb=50, files=100)
-        waiting = self.spawn(bed.LIVEMV, "start", self.disk, self.nas,
+        waiting = self.spawn(bed.LIVEMV, "start", self.disk, self.nas, bed.YES,
                              f"--state-dir={self.state}", "--cutover=wait", "--wait",
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.wait_state("copying", "synced")
@@ -142,10 +142,11 @@ class Words(bed.Bed):
                     f.write(bytes(1024))
             except OSError:
                 pass
-        said = self.livemv("start", self.disk, self.nas, f"--state-dir={small}", code=3)
+        said = self.livemv("start", self.disk, self.nas, bed.YES, f"--state-dir={small}", code=3)
         self.assertIn(str(small), said.text)
         (self.work / "afile").write_text("")
-        self.livemv("start", self.disk, self.nas, f"--state-dir={self.work}/afile", code=3)
+        self.livemv("start", self.disk, self.nas, bed.YES, f"--state-dir={self.work}/afile",
+                    code=3)
         self.assertEqual(self.listed(), [])
 
     def test_explain_names_each_tie(self):

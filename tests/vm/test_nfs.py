@@ -91,7 +91,7 @@ class Cut(bed.Bed):
         """Attach asks nothing of the server; the first writes after it wait."""
         self.meanwhile = ("attaching", "copying", "synced")
         self.writers(by_path=3, held=2, shared=1)
-        start = self.spawn(bed.LIVEMV, "start", self.disk, *self.target(self.nas),
+        start = self.spawn(bed.LIVEMV, "start", self.disk, *self.target(self.nas), bed.YES,
                            f"--state-dir={self.state}", "--cutover=wait",
                            "--max-pause=10s",
                            env=dict(os.environ, LIVEMV_FAULTS="attach.scanned=delay:3000@1"))
