@@ -26,10 +26,8 @@
  * Bounds: one holder and one fork, KILLS kills.
  * Mutations: NO_COVER, UNDO_UNASKED (the overlay goes off without the worker's
  * word that redirect has not begun).
- * NOT YET WHAT THE CODE DOES: the call GIVE_UP (attach_failed, journaled, before
- * the overlay goes off) is not built. As of now the code is UNDO_UNASKED: a
- * re-anchorer that dies, or whose StartRedirect fails or is late, after the
- * worker has journaled attached, has the overlay taken off a live redirect.
+ * In the code GIVE_UP (OverlayControl::GiveUpAttach) is the worker's word alone
+ * and not journaled: after it nobody is left who would call StartRedirect.
  */
 #ifndef KILLS
 #define KILLS 2

@@ -29,6 +29,7 @@ constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kDrainEveryNs = kSecond;
 constexpr int64_t kReturnRetryNs = kSecond;
 constexpr int kWorkerEndMs = 5000;
+constexpr int64_t kGuardianNs = 5 * kSecond;
 
 // A large report does not fit into one message; the reader asks no more than
 // this of it.
@@ -152,7 +153,7 @@ void Supervisor::StartReanchor(const std::string& role) {
   LOG_INFO("{}: re-anchorer {} started", role, child->pid);
   reanchorer_ = std::move(*child);
   reanchor_role_ = role;
-  reanchor_reported_ = false;
+  reanchor_reported_ = reanchor_silent_ = reanchor_ended_ = false;
   loop_.Watch(reanchorer_.channel.Fd(), POLLIN,
               [this] { OnReanchorMessage(); });
   loop_.Watch(reanchorer_.pidfd.Get(), POLLIN, [this] { OnReanchorEnd(); });
@@ -161,9 +162,13 @@ void Supervisor::StartReanchor(const std::string& role) {
 void Supervisor::OnReanchorMessage() {
   Result<Message> message = reanchorer_.channel.Receive(0);
   if (!message) {
-    // Its end is seen by the pidfd.
-    if (message.error().code != core::ErrorCode::kTimeout)
-      loop_.Forget(reanchorer_.channel.Fd());
+    if (message.error().code == core::ErrorCode::kTimeout)
+      return;
+    // Its guardian has its descriptors, and so this end of the channel.
+    loop_.Forget(reanchorer_.channel.Fd());
+    reanchor_silent_ = true;
+    if (reanchor_ended_)
+      ReanchorGone();
     return;
   }
   Result<ReanchorReport> report = ReportFromJson(message->text);
@@ -174,14 +179,23 @@ void Supervisor::OnReanchorMessage() {
   ReanchorReported(*report);
 }
 
+// The next one may take a thread that is parked yet for one that runs its own
+// code: so it waits for the guardian to have let go of all. Not without an end:
+// a process may hang in a call, and whatever is begun then is put back.
 void Supervisor::OnReanchorEnd() {
-  // The report may still be unread when the process is already gone.
-  if (!reanchor_reported_)
-    OnReanchorMessage();
-  if (!reanchorer_)
-    return;
-  loop_.Forget(reanchorer_.channel.Fd());
   loop_.Forget(reanchorer_.pidfd.Get());
+  reanchor_ended_ = true;
+  if (reanchor_silent_)
+    return ReanchorGone();
+  loop_.At(MonotonicNs() + kGuardianNs, [this, pid = reanchorer_.pid] {
+    if (reanchorer_ && reanchorer_.pid == pid) {
+      loop_.Forget(reanchorer_.channel.Fd());
+      ReanchorGone();
+    }
+  });
+}
+
+void Supervisor::ReanchorGone() {
   Result<Ended> ended = Reap(reanchorer_);
   const std::string how = ended ? ended->ToString() : ended.error().ToString();
   reanchorer_ = Child();

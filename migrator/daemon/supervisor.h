@@ -58,6 +58,7 @@ class Supervisor {
   void StartReanchor(const std::string& role);
   void OnReanchorMessage();
   void OnReanchorEnd();
+  void ReanchorGone();
   void ReanchorReported(const ReanchorReport& report);
   void RedirectIsLive(const std::string& remarks);
   void AttachEnded(const ReanchorReport& report);
@@ -142,6 +143,8 @@ class Supervisor {
   Child reanchorer_;
   std::string reanchor_role_;
   bool reanchor_reported_ = false;
+  bool reanchor_ended_ = false;   // the process itself
+  bool reanchor_silent_ = false;  // and whoever shares its descriptors
   Child reclaimer_;
   ClientId reclaim_client_ = 0;
   std::string finish_text_;

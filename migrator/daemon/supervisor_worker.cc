@@ -251,10 +251,7 @@ void Supervisor::WorkerIsOver(const std::string& how) {
   // What it has read of this overlay is not known to a successor.
   if (recovering_ && !worker_was_ready_)
     return NotRecovered(Exit::kHuman,
-                        "the worker " +
-                            (ended ? ended->ToString()
-                                   : ended.error().ToString()) +
-                            " before it served" +
+                        "the worker " + how + " before it served" +
                             (reason_.empty() ? "" : ": " + reason_));
   if (MonotonicNs() - worker_started_ns_ > 60 * kSecond)
     worker_backoff_ns_ = 0;
