@@ -110,6 +110,10 @@ void Dispatcher::AnswerOnly(const fuse_in_header& header) {
   transport_->Reply(header.unique, 0, nullptr, 0);
 }
 
+void Dispatcher::AnswerStale(const fuse_in_header& header) {
+  transport_->Reply(header.unique, -ESTALE, nullptr, 0);
+}
+
 void Dispatcher::FinishAnswered(const RawRequest& request) {
   const auto* header =
       reinterpret_cast<const fuse_in_header*>(request.bytes.data());

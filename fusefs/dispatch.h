@@ -46,6 +46,8 @@ class Dispatcher {
   static bool NeedsNothing(uint32_t opcode);
   // Replies success without acting (a closed gate's FLUSH and RELEASE).
   void AnswerOnly(const fuse_in_header& header);
+  // Replies ESTALE without acting.
+  void AnswerStale(const fuse_in_header& header);
   // What an answered RELEASE still owes to FsCore.
   void FinishAnswered(const RawRequest& request);
 

@@ -102,8 +102,13 @@ void Gate::Close() {
   closed_ = true;
 }
 
-std::vector<RawRequest> Gate::Open() {
+std::vector<RawRequest> Gate::Open(bool stale_opens) {
   core::MutexLock lock(mu_);
+  for (RawRequest& request : kept_)
+    request.stale =
+        stale_opens &&
+        IsOpen(reinterpret_cast<const fuse_in_header*>(request.bytes.data())
+                   ->opcode);
   closed_ = opens_closed_ = false;
   in_flight_ += kept_.size();
   return std::exchange(kept_, {});

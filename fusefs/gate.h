@@ -29,6 +29,7 @@ namespace livemv::fusefs {
 struct RawRequest {
   std::string bytes;
   bool answered = false;  // a reply was sent; only its effects are due
+  bool stale = false;     // to be answered with ESTALE and nothing else
 };
 
 class Gate {
@@ -60,7 +61,9 @@ class Gate {
   void Close();
   // Opens; the caller runs what comes back, each as if Entered (they count as
   // in flight already), Leaving after each.
-  [[nodiscard]] std::vector<RawRequest> Open();
+  // stale_opens: kept OPENs and CREATEs are not to be served: the kernel walks
+  // their paths once more (fs/namei.c, do_filp_open), which lead elsewhere now.
+  [[nodiscard]] std::vector<RawRequest> Open(bool stale_opens = false);
 
   // While on, FLUSH is answered without touching anything although the gate
   // may be open: from the freeze to the thaw.

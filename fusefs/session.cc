@@ -297,6 +297,9 @@ void Session::RunQueued(RawRequest& request) {
   Kind kind = KindOf(request.bytes.data(), request.bytes.size());
   if (request.answered)
     dispatcher_.FinishAnswered(request);
+  else if (request.stale)
+    dispatcher_.AnswerStale(
+        *reinterpret_cast<const fuse_in_header*>(request.bytes.data()));
   else
     dispatcher_.Handle(request.bytes.data(), request.bytes.size());
   Finish(kind);
@@ -412,8 +415,8 @@ void Session::GateOpens() {
   gate_.CloseToOpens();
 }
 
-void Session::OpenGate() {
-  std::vector<RawRequest> kept = gate_.Open();
+void Session::OpenGate(bool stale_opens) {
+  std::vector<RawRequest> kept = gate_.Open(stale_opens);
   std::unique_lock lock(mu_);
   for (RawRequest& request : kept)
     ready_.push_back(std::move(request));

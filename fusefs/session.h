@@ -74,7 +74,7 @@ class Session {
   // OverlayControl's drain: see Gate. deadline_ns: CLOCK_MONOTONIC.
   core::Status DrainAndClose(int64_t deadline_ns);
   void GateOpens();  // see Gate::CloseToOpens
-  void OpenGate();
+  void OpenGate(bool stale_opens = false);
   // From the freeze to the thaw: FLUSH touches nothing.
   void SetInFreeze(bool on) { gate_.SetInFreeze(on); }
   Gate& gate() { return gate_; }

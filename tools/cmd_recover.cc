@@ -89,9 +89,11 @@ Exit RecoverOne(Registry& registry, const Command& command,
   return Exit::kDone;
 }
 
-// Of several the one that needs most: a human, then another try.
+// Of several the one that the unit acts on, then the one that needs most: what
+// each lacks is told anyway, and one that needs somebody must not keep another
+// from being tried again.
 Exit Worse(Exit a, Exit b) {
-  for (Exit exit : {Exit::kHuman, Exit::kUnreachable, Exit::kBlocked})
+  for (Exit exit : {Exit::kUnreachable, Exit::kHuman, Exit::kBlocked})
     if (a == exit || b == exit)
       return exit;
   return Exit::kDone;

@@ -68,9 +68,9 @@ class Attach {
     round.rules.defer_foreign_directories = true;
     round.all_must_move = true;
     bool shut = false;
-    round.shut = [this, &shut](int64_t) -> Status {
+    round.shut = [this, &shut](int64_t deadline) -> Status {
       shut = true;
-      TRY(deps_.overlay->GateOpens());
+      TRY(deps_.overlay->GateOpens(deadline));
       return Mount();
     };
     round.before_commit = [this, &shut](int64_t) {
@@ -217,8 +217,6 @@ class Attach {
 
   // After the first thaw: back the way they came.
   void TakeBack() {
-    // Their processes get them back themselves.
-    std::erase_if(outcome_.kept, [](const KeptOld& old) { return old.stand_in; });
     ReturnRequest back;
     back.dir = request_.dir;
     back.source_dir_fd = request_.source_dir_fd;
@@ -232,6 +230,9 @@ class Attach {
     Deps deps = deps_;
     deps.cancelled = nullptr;  // the way back is not to be cancelled
     Outcome returned = RunReturn(deps, back);
+    if (returned.status)
+      std::erase_if(outcome_.kept,
+                    [](const KeptOld& old) { return old.stand_in; });
     outcome_.rounds += returned.rounds;
     outcome_.pauses.insert(outcome_.pauses.end(), returned.pauses.begin(),
                            returned.pauses.end());

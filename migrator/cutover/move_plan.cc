@@ -129,6 +129,7 @@ class Planner {
     want.flags = ReopenFlags(fd.flags, directory);
     want.position = fd.pos;
     want.locks = HeldLocks(fd);
+    want.posix = AsOfDescription(LocksOfProcess(fd));
     want.directory = directory;
     want.view = directory && Foreign(holder) ? holder.mnt_ns : 0;
     plan_.wants.push_back(std::move(want));

@@ -26,6 +26,7 @@ struct Want {
   int flags = 0;     // for open(2)
   int64_t position = 0;
   Locks locks;  // that the old one holds itself
+  Locks posix;  // of its process, as a description would have them
   bool directory = false;
   bool cwd = false;
   // The mount namespace whose mount it must lie on; 0: ours. Files lie on

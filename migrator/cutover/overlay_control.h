@@ -77,7 +77,12 @@ class OverlayControl {
   // With all holders frozen, before anybody else can walk onto the overlay:
   // later opens wait (nobody gets a descriptor), all else is served. OpenGate
   // ends it.
-  virtual core::Status GateOpens() = 0;
+  // Its end without a word does not, while the source alone is served: opens
+  // wait for RefuseOpens then.
+  virtual core::Status GateOpens(int64_t deadline_ns) = 0;
+  // As OpenGate, when the overlay is off again: the opens that wait are told to
+  // walk their paths once more.
+  virtual core::Status RefuseOpens() = 0;
   // OK also if the gate is open.
   virtual core::Status OpenGate() = 0;
   // With the gate closed: TruthFact{target} durable, serving kTargetOnly once

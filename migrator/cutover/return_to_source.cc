@@ -56,12 +56,14 @@ class Return {
     if (AnyLocked(scan.movers)) {
       Status moved = Retry(deps_, until_ns_, &outcome_, [&] { return Leave(); });
       if (moved)
-        return {};
+        return deps_.overlay->RefuseOpens();
       outcome_.warnings.push_back("move holders of locks first: " +
                                   moved.error().ToString());
     }
     size_t before = outcome_.warnings.size();
     views_.ShowSource(&outcome_.warnings);
+    // One that ended in the middle may have left the overlay closed to them.
+    TRY(deps_.overlay->RefuseOpens());
     if (views_.OverlayIsOnTop())
       return Fail(ErrorCode::kConflict,
                   "the overlay is still on " + request_.dir + ": " +

@@ -95,11 +95,27 @@ class Round {
       else if (set.error().code != ErrorCode::kConflict)
         TRY(Without(o, std::move(set)));
     }
+    if (o.fd && !o.want->posix.empty()) {
+      // That whoever keeps the locks there answers, and nobody has one of these,
+      // is found out while nobody waits for it.
+      Status probed = deps_.files->SetLocks(o.fd.Get(), locks,
+                                            Together(locks, o.want->posix));
+      if (probed)
+        probed = deps_.files->SetLocks(
+            o.fd.Get(), Together(locks, o.want->posix), locks);
+      if (!probed && probed.error().code != ErrorCode::kConflict)
+        TRY(Without(o, std::move(probed)));
+    }
     if (o.fd)
       stock_.Put(*o.key, {o.want->path, std::move(o.fd), std::move(locks)});
     else
       why_not_[*o.key] = o.why_not;
     return {};
+  }
+
+  static Locks Together(Locks a, const Locks& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
   }
 
   Status Without(Opening& o, Status why) {
@@ -206,10 +222,24 @@ class Round {
   }
 
   Status NobodyElse() {
-    std::set<pid_t> still;
-    for (const proc::Holder& holder : frozen_)
-      still.insert(holder.pid);
-    still.insert(request_.own.begin(), request_.own.end());
+    std::set<pid_t> still(request_.own);
+    std::set<std::pair<dev_t, uint64_t>> locked;
+    for (const auto& [seat, fd] : locked_)
+      locked.insert({fd->at.dev, fd->at.ino});
+    for (const proc::Holder& holder : frozen_) {
+      if (!IsBystander(holder.pid)) {
+        still.insert(holder.pid);
+        continue;
+      }
+      for (const proc::Task& task : holder.tasks)
+        for (const proc::Descriptor& fd : task.fds)
+          if (!fd.PathOnly() && locked.contains({fd.at.dev, fd.at.ino}))
+            return Fail(ErrorCode::kConflict,
+                        "process " + std::to_string(holder.pid) + " (" +
+                            holder.comm + ") goes on running and could get "
+                            "a POSIX lock that another holds on \"" +
+                            fd.at.path + "\"");
+    }
     TRY(deps_.scanner->LetOpensPass(still, deadline_ns_));
     ASSIGN_OR_RETURN(std::vector<proc::Holder> others, Unseen());
     if (others.empty())
@@ -303,7 +333,7 @@ class Round {
     }
     TRY(Supply());
     if (locks && request_.shut) {
-      gated_ = steps_begun_ = true;
+      gated_ = shut_ = steps_begun_ = true;
       TRY(request_.shut(deadline_ns_));
       TRY(Pass(request_.faults.gated));
     }
@@ -311,6 +341,8 @@ class Round {
       TRY(NobodyElse());
     if (request_.before_swap)
       TRY(request_.before_swap(deadline_ns_));
+    if (locks)
+      TRY(MakeRoom());
     if (!moves_.empty())
       TRY(frozen_set_->Swap(moves_));
     TRY(Pass(request_.faults.swapped));
@@ -453,12 +485,32 @@ class Round {
             locked_[{holder.pid, task.tid, fd.number}] = &fd;
   }
 
+  bool IsBystander(pid_t pid) const {
+    return std::any_of(request_.bystanders.begin(), request_.bystanders.end(),
+                       [&](const proc::Holder& b) { return b.pid == pid; });
+  }
+
+  // One file's locks are one: a descriptor that stays behind would lock another
+  // file than the one that its process takes it for.
+  Status NothingLockedIsSplit() {
+    for (const Left& left : report_->left) {
+      const proc::Descriptor* fd = FindDescriptor(left.seat);
+      if (fd == nullptr || fd->PathOnly() || IsBystander(left.seat.pid))
+        continue;
+      for (const auto& [seat, locked] : locked_)
+        if (locked->at.dev == fd->at.dev && locked->at.ino == fd->at.ino)
+          return CannotLeave(left, *fd);
+    }
+    return {};
+  }
+
   static Status CannotLeave(const Left& left, const proc::Descriptor& fd) {
     return Fail(ErrorCode::kConflict,
                 "process " + std::to_string(left.seat.pid) +
-                    " holds a lock by descriptor " + std::to_string(fd.number) +
-                    " (\"" + fd.at.path +
-                    "\"), which cannot be moved yet: " + left.reason);
+                    " has descriptor " + std::to_string(fd.number) + " of \"" +
+                    fd.at.path +
+                    "\", which is locked, and it cannot be moved yet: " +
+                    left.reason);
   }
 
   // They run on, so which descriptions they share cannot be told by position.
@@ -522,11 +574,10 @@ class Round {
   // Somebody who holds a lock where it was would not keep others from it where
   // everybody is now.
   Status NoLockIsLeft() {
+    if (!locked_.empty())
+      TRY(NothingLockedIsSplit());
     for (const Left& left : report_->left) {
-      if (std::any_of(request_.bystanders.begin(), request_.bystanders.end(),
-                      [&](const proc::Holder& b) {
-                        return b.pid == left.seat.pid;
-                      }))
+      if (IsBystander(left.seat.pid))
         continue;  // it was accepted with them
       const proc::Descriptor* fd = FindDescriptor(left.seat);
       if (fd != nullptr &&
@@ -544,6 +595,19 @@ class Round {
               fd.number == seat.number)
             return &fd;
     return nullptr;
+  }
+
+  // For those who get their locks back themselves.
+  Status MakeRoom() {
+    if (request_.kept == nullptr)
+      return {};
+    for (const KeptOld& old : *request_.kept) {
+      if (!old.stand_in)
+        continue;
+      TRY(deps_.files->SetLocks(old.fd.Get(), old.locks, {}));
+      made_room_.push_back(&old);
+    }
+    return {};
   }
 
   // POSIX locks are gone from where they were; whom the gate lets in there now
@@ -628,11 +692,15 @@ class Round {
   void PutBack() {
     if (report_->froze)
       Tell(frozen_set_->Undo(), "put the processes back");
+    for (const KeptOld* old : made_room_)
+      Tell(deps_.files->SetLocks(old->fd.Get(), {}, old->locks),
+           "keep a POSIX lock where it was");
     if (steps_begun_ && request_.take_back)
       request_.take_back();
     bool revoke = steps_begun_ && request_.revoke;
     if (gated_ && !revoke)
-      Tell(deps_.overlay->OpenGate(), "open the gate again");
+      Tell(shut_ ? deps_.overlay->RefuseOpens() : deps_.overlay->OpenGate(),
+           "open the gate again");
     Thaw();
     if (revoke) {
       request_.revoke();
@@ -676,9 +744,11 @@ class Round {
   std::map<std::tuple<pid_t, pid_t, int>, const proc::Descriptor*> locked_;
   std::vector<UniqueFd> supplied_, unused_;
   std::vector<KeptOld> stand_ins_;
+  std::vector<const KeptOld*> made_room_;
   std::vector<trace::Move> moves_;
   std::vector<std::pair<Seat, int>> installed_;
   bool gated_ = false;
+  bool shut_ = false;
   bool steps_begun_ = false;
 };
 

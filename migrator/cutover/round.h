@@ -48,6 +48,7 @@ struct RoundRequest {
   bool all_must_move = false;
   // Of earlier rounds the other way: what a holder of their locks gets back, so
   // that nobody else can have them in between. May be null.
+  // Stand-ins make room in the swap.
   const std::vector<KeptOld>* kept = nullptr;
   // Steps of the driver, absolute deadline given; empty: nothing. before_swap
   // must leave nothing that needs taking back. before_commit is the last thing

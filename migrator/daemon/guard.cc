@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
@@ -71,10 +72,7 @@ Status Link(const std::string& dir, const std::string& name,
   const std::string path = dir + "/" + name;
   if (::symlink(to.c_str(), path.c_str()) != 0 && errno != EEXIST)
     return FailSys(errno, "link " + path);
-  UniqueFd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd || ::fsync(fd.Get()) != 0)
-    return FailSys(errno, "fsync " + dir);
-  return {};
+  return SyncDirectory(dir);
 }
 
 Status Unlink(const std::string& path) {
@@ -103,12 +101,19 @@ bool HasSystemd() {
 }
 
 std::string GuardUnit(const Settings& s) {
+  // Of a DIR that is no mount of its own only what leads to it is waited for: by
+  // the time that DIR is in fstab with the target, that would be the network,
+  // which comes after local filesystems.
+  const std::string below =
+      s.dir_is_mount ? s.dir : s.dir.substr(0, std::max<size_t>(1, s.dir.rfind('/')));
   return "[Unit]\n"
          "Description=Cover " + Text(s.dir) +
          " until livemv has brought migration " + s.id + " back\n"
          "Documentation=man:livemv(8)\n"
          "DefaultDependencies=no\n"
-         "RequiresMountsFor=" + Word(s.dir, false) + "\n"
+         "RequiresMountsFor=" + Word(below, false) + "\n"
+         "# Never over what livemv serves: anything may start it later.\n"
+         "ConditionPathExists=!" + Text(s.registry + "/" + s.id) + "\n"
          "Before=local-fs.target umount.target\n"
          "Conflicts=umount.target\n"
          "\n"
@@ -181,11 +186,16 @@ Status RemoveGuard(const std::string& id) {
   remove(units + "/local-fs.target.wants/" + guard);
   remove(units + "/" + guard);
   remove(units + "/" + kRecoverName + ".d/" + id + ".conf");
-  if (AnyGuardLeft())
-    return first;
-  remove(units + "/multi-user.target.wants/" + kRecoverName);
-  remove(units + "/" + kRecoverName);
-  ::rmdir((units + "/" + kRecoverName + ".d").c_str());
+  if (!AnyGuardLeft()) {
+    remove(units + "/multi-user.target.wants/" + kRecoverName);
+    remove(units + "/" + kRecoverName);
+    ::rmdir((units + "/" + kRecoverName + ".d").c_str());
+  }
+  // The state that the guard stands for may go now.
+  for (const char* below : {"/local-fs.target.wants", ""})
+    if (Status synced = SyncDirectory(units + below);
+        !synced && synced.error().Errno() != ENOENT && first)
+      first = synced;
   return first;
 }
 

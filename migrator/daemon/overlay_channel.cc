@@ -239,9 +239,14 @@ Result<FlushReport> OverlayClient::DrainAndGate(int64_t deadline_ns) {
       deadline_ns));
 }
 
-Status OverlayClient::GateOpens() {
+Status OverlayClient::GateOpens(int64_t deadline_ns) {
+  return StatusOf(Call(
+      Dump({{"op", "gate_opens"}, {"deadline", deadline_ns}}), deadline_ns));
+}
+
+Status OverlayClient::RefuseOpens() {
   return StatusOf(
-      Call(Dump({{"op", "gate_opens"}}), MonotonicNs() + kShortCallNs));
+      Call(Dump({{"op", "refuse_opens"}}), MonotonicNs() + kShortCallNs));
 }
 
 Status OverlayClient::OpenGate() {
@@ -325,7 +330,9 @@ json Answer(const json& request, cutover::OverlayControl& control,
   if (op == "drain_and_gate")
     return ReportJson(control.DrainAndGate(deadline));
   if (op == "gate_opens")
-    return StatusJson(control.GateOpens());
+    return StatusJson(control.GateOpens(deadline));
+  if (op == "refuse_opens")
+    return StatusJson(control.RefuseOpens());
   if (op == "open_gate")
     return StatusJson(control.OpenGate());
   if (op == "commit_target")

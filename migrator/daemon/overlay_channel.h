@@ -31,7 +31,8 @@ class OverlayClient final : public cutover::OverlayControl {
   core::Status LeaveDirect(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> FlushRound(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> DrainAndGate(int64_t deadline_ns) override;
-  core::Status GateOpens() override;
+  core::Status GateOpens(int64_t deadline_ns) override;
+  core::Status RefuseOpens() override;
   core::Status OpenGate() override;
   core::Status CommitTarget(int64_t deadline_ns) override;
   core::Status RevokeTarget(int64_t deadline_ns) override;

@@ -80,6 +80,13 @@ core::Status MakeDirectories(const std::string& path, mode_t mode) {
   return {};
 }
 
+core::Status SyncDirectory(const std::string& path) {
+  UniqueFd dir(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!dir || ::fsync(dir.Get()) != 0)
+    return FailSys(errno, "fsync " + path);
+  return {};
+}
+
 core::Status RemoveTree(const std::string& path) {
   struct stat st{};
   if (::lstat(path.c_str(), &st) != 0) {

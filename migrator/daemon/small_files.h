@@ -21,6 +21,8 @@ core::Status ReplaceFile(const std::string& path, const std::string& content,
                          mode_t mode = 0600);
 // mkdir -p; new directories get mode.
 core::Status MakeDirectories(const std::string& path, mode_t mode);
+// Makes what was made, renamed and removed in a directory durable.
+core::Status SyncDirectory(const std::string& path);
 // rm -r, on one filesystem, links not followed. A missing path is fine.
 core::Status RemoveTree(const std::string& path);
 

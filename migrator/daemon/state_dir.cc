@@ -32,13 +32,6 @@ std::string LinkOf(const Settings& settings) {
   return std::string(kDefaultStateParent) + "/" + settings.id;
 }
 
-Status SyncDirectory(const std::string& path) {
-  UniqueFd dir(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!dir || ::fsync(dir.Get()) != 0)
-    return FailSys(errno, "fsync " + Printable(path));
-  return {};
-}
-
 }  // namespace
 
 Result<UniqueFd> LockState(const std::string& state_dir) {
@@ -148,8 +141,19 @@ Status ForgetState(const Settings& settings) {
   if (settings.state_dir != link && ::unlink(link.c_str()) != 0 &&
       errno != ENOENT && errno != EISDIR && first)
     first = FailSys(errno, "remove " + link);
-  Status removed = RemoveTree(settings.state_dir);
-  return first ? removed : first;
+  if (!first)
+    return first;
+  // Not in pieces: what a power cut left of it would look like a migration that
+  // has lost its journal.
+  const size_t name = settings.state_dir.rfind('/') + 1;
+  const std::string gone = settings.state_dir.substr(0, name) + ".gone-" +
+                           settings.state_dir.substr(name);
+  if (::rename(settings.state_dir.c_str(), gone.c_str()) != 0)
+    return errno == ENOENT
+               ? Status{}
+               : FailSys(errno, "rename " + Printable(settings.state_dir));
+  TRY(SyncDirectory(settings.state_dir.substr(0, name)));
+  return RemoveTree(gone);
 }
 
 }  // namespace livemv::daemon

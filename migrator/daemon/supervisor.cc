@@ -188,10 +188,13 @@ void Supervisor::OnReanchorEnd() {
   if (reanchor_silent_)
     return ReanchorGone();
   loop_.At(MonotonicNs() + kGuardianNs, [this, pid = reanchorer_.pid] {
-    if (reanchorer_ && reanchorer_.pid == pid) {
-      loop_.Forget(reanchorer_.channel.Fd());
-      ReanchorGone();
-    }
+    if (!reanchorer_ || reanchorer_.pid != pid)
+      return;
+    LOG_WARN("{}: its guardian has not let go of all yet", reanchor_role_);
+    if (Status told = TellWorker(R"({"op":"reanchorer_over"})"); !told)
+      LOG_WARN("{}", told.error().ToString());
+    loop_.Forget(reanchorer_.channel.Fd());
+    ReanchorGone();
   });
 }
 
@@ -206,8 +209,7 @@ void Supervisor::ReanchorGone() {
     ReanchorReport report;
     report.froze = true;
     report.committed = reanchor_role_ == "attach";
-    report.reason = "the re-anchorer " + how + "; what it had begun was put "
-                    "back or finished";
+    report.reason = "the re-anchorer " + how + " before it reported";
     ReanchorReported(report);
   }
   if (!gone_state_.empty() && !over_)
@@ -260,6 +262,9 @@ std::string Joined(const std::string& a, const std::string& b) {
 
 void Supervisor::RedirectIsLive(const std::string& remarks) {
   live_ = true;
+  // Of attempts to take it back.
+  abort_ready_ = reopen_due_ = returned_ = false;
+  next_try_ns_ = 0;
   // The worker has journaled it; its next status says so.
   if (status_.state == "planned" || status_.state == "attaching")
     status_.state = "copying";
@@ -343,7 +348,8 @@ void Supervisor::DrainEnded(const ReanchorReport& report) {
 void Supervisor::ReturnEnded(const ReanchorReport& report) {
   if (undo_attach_ && report.redirected) {
     undo_attach_ = false;
-    return RedirectIsLive(attach_failure_);
+    return RedirectIsLive("the redirect is live, although its end was not heard "
+                          "of: " + attach_failure_);
   }
   reason_ = Joined(report.reason, Named(report.stayed));
   if (report.outcome == Outcome::kDone) {

@@ -275,10 +275,12 @@ void Supervisor::LookAtSilentWorker() {
   Result<proc::Ending> ending =
       dir ? proc::LookAtEnding(dir.Get())
           : Result<proc::Ending>(core::FailSys(errno, "open its /proc"));
+  if (!ending) {
+    LOG_WARN("look at worker {}: {}", worker_.pid, ending.error().ToString());
+    return;
+  }
   std::string why;
-  if (!ending)
-    why = ending.error().ToString();
-  else if (ending->kind == proc::Ending::Kind::kMayAct)
+  if (ending->kind == proc::Ending::Kind::kMayAct)
     why = ending->call + " may still change the target";
   else if (ending->kind == proc::Ending::Kind::kActsNoMore &&
            predecessors_.size() >= kMostPredecessors)

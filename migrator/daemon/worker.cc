@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -198,6 +199,8 @@ void Worker::OnMessage(Message message) {
     ServeReanchorer(std::move(message.fds[0]));
   else if (op == "ask")
     OnAsk(message.text);
+  else if (op == "reanchorer_over")
+    EndReanchorer();
   else if (op == "stop")
     Stop();
   else
@@ -208,11 +211,27 @@ void Worker::ServeReanchorer(UniqueFd fd) {
   Detached("reanchor", [this, raw = fd.Release()] {
     Channel channel{UniqueFd(raw)};
     std::lock_guard lock(overlay_mu_);
+    {
+      std::lock_guard one(channel_mu_);
+      channel_fd_ = channel.Fd();
+    }
     Status served = ServeOverlayControl(channel, overlay_);
+    {
+      std::lock_guard one(channel_mu_);
+      channel_fd_ = -1;
+    }
     if (!served)
       LOG_ERROR("re-anchorer: {}", served.error().ToString());
     overlay_.PeerGone();
   });
+}
+
+// Its guardian has its end of the channel too, and may wait for a process that
+// hangs in a call for as long as the target is away.
+void Worker::EndReanchorer() {
+  std::lock_guard one(channel_mu_);
+  if (channel_fd_ >= 0)
+    ::shutdown(channel_fd_, SHUT_RDWR);
 }
 
 void Worker::Answer(uint64_t n, Exit exit, const std::string& text) {

@@ -68,6 +68,9 @@ class Worker {
   const std::unique_ptr<WorkerParts> parts_;
   SupervisorLink* const link_;
   WorkerOverlay overlay_;
+  void EndReanchorer();
+  std::mutex channel_mu_;
+  int channel_fd_ = -1;    // of the one that is served; guarded by channel_mu_
   std::mutex overlay_mu_;  // one re-anchorer at a time uses overlay_
 
   std::atomic<bool> done_{false};

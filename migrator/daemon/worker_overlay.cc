@@ -243,15 +243,23 @@ Result<FlushReport> WorkerOverlay::DrainAndGate(int64_t deadline_ns) {
   return report;
 }
 
-Status WorkerOverlay::GateOpens() {
+Status WorkerOverlay::GateOpens(int64_t) {
   core::HoldLogs();
-  gated_ = true;
+  gated_ = opens_gated_ = true;
   parts_->session->SetInFreeze(true);
   parts_->session->GateOpens();
   return {};
 }
 
 Status WorkerOverlay::OpenGate() {
+  return Ungate(false);
+}
+
+Status WorkerOverlay::RefuseOpens() {
+  return Ungate(true);
+}
+
+Status WorkerOverlay::Ungate(bool stale_opens) {
   Status prepared;
   if (private_removed_ && !parts_->phase->target_is_truth()) {
     std::lock_guard lock(parts_->victims_mu);
@@ -259,8 +267,8 @@ Status WorkerOverlay::OpenGate() {
     private_removed_ = !prepared;
   }
   if (gated_) {
-    gated_ = false;
-    parts_->session->OpenGate();
+    gated_ = opens_gated_ = false;
+    parts_->session->OpenGate(stale_opens);
     parts_->session->SetInFreeze(false);
     core::ReleaseLogs();
     if (parts_->phase->target_is_truth() || parts_->phase->source_is_truth())
@@ -347,6 +355,10 @@ void WorkerOverlay::DropCaches() {
 void WorkerOverlay::PeerGone() {
   if (gated_)
     LOG_WARN("the re-anchorer went away with the gate closed");
+  // The overlay is on DIR, and whoever had a POSIX lock may have it on the
+  // source again: the next re-anchorer takes the overlay off first.
+  if (opens_gated_ && parts_->fs->serving() == Serving::kSourceOnly)
+    return;
   if (Status opened = OpenGate(); !opened)
     LOG_ERROR("open the gate: {}", opened.error().ToString());
   if (parts_->phase->state() != MigrationState::kCuttingOver)

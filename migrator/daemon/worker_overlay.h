@@ -34,7 +34,8 @@ class WorkerOverlay final : public cutover::OverlayControl {
   core::Status LeaveDirect(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> FlushRound(int64_t deadline_ns) override;
   core::Result<cutover::FlushReport> DrainAndGate(int64_t deadline_ns) override;
-  core::Status GateOpens() override;
+  core::Status GateOpens(int64_t deadline_ns) override;
+  core::Status RefuseOpens() override;
   core::Status OpenGate() override;
   core::Status CommitTarget(int64_t deadline_ns) override;
   core::Status RevokeTarget(int64_t deadline_ns) override;
@@ -59,6 +60,7 @@ class WorkerOverlay final : public cutover::OverlayControl {
   uint64_t BroughtBack() const { return copy_back_.BytesBroughtBack(); }
 
  private:
+  core::Status Ungate(bool stale_opens);
   core::Result<core::UniqueFd> OpenOne(const cutover::OpenAsk& ask);
   core::Result<core::UniqueFd> OpenByHint(const cutover::OpenAsk& ask,
                                           uint64_t target_ino);
@@ -73,6 +75,7 @@ class WorkerOverlay final : public cutover::OverlayControl {
   WorkerParts* const parts_;
   std::future<core::Result<cutover::FlushReport>> flush_;  // valid: under way
   bool gated_ = false;
+  bool opens_gated_ = false;
   bool private_removed_ = false;
   bool attach_given_up_ = false;  // of the one re-anchorer at a time
   std::timed_mutex copy_back_mu_;

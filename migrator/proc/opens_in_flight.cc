@@ -92,8 +92,12 @@ class Opens {
     return std::strtoull(Read(thread, "schedstat").c_str(), nullptr, 10);
   }
 
-  bool WaitsInOpen(const std::string& thread) {
-    return IsOpen(Read(thread, "syscall")) &&
+  // Interruptibly only for a FIFO's other end, for FUSE, or for the end of a
+  // lease.
+  bool Waits(char state, const std::string& thread) {
+    if (state == 'S')
+      return Read(thread, "wchan") == "__break_lease";
+    return state == 'D' && IsOpen(Read(thread, "syscall")) &&
            Read(thread, "wchan") != "request_wait_answer";
   }
 
@@ -101,9 +105,7 @@ class Opens {
     const auto is = ParseStat(Read(thread, "stat"));
     if (!is || (is->flags & kPfKernelThread) != 0)
       return;
-    // Only those wait interruptibly in an open that wait for a FIFO's other end
-    // or for FUSE.
-    if (is->state == 'R' || (is->state == 'D' && WaitsInOpen(thread)))
+    if (is->state == 'R' || Waits(is->state, thread))
       threads_[thread] = std::make_unique<Seen>(NowNs(), RanNs(thread));
   }
 
@@ -117,16 +119,15 @@ class Opens {
     const auto is = ParseStat(Read(thread, "stat"));
     if (!is)
       return true;
-    if (is->state == 'D')
-      return !WaitsInOpen(thread);
     if (is->state != 'R')
-      return true;
+      return !Waits(is->state, thread);
     const uint64_t ran = RanNs(thread);
     if (ran != seen.ran_ns) {
       seen.more_ns += ran - seen.ran_ns;
       seen.ran_ns = ran;
       seen.since_ns = NowNs();
-      return seen.more_ns >= kEnoughNs;
+      return seen.more_ns >= kEnoughNs &&
+             Read(thread, "stack").find("open") == std::string::npos;
     }
     return NowNs() - seen.since_ns >= kStandsStillNs && LeftElsewhere(thread);
   }

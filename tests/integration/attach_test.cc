@@ -121,7 +121,8 @@ class PlayedWorker : public OverlayControl {
     return FlushReport{};
   }
   Status GiveUpAttach() override { return {}; }
-  Status GateOpens() override { return {}; }
+  Status GateOpens(int64_t) override { return {}; }
+  Status RefuseOpens() override { return OpenGate(); }
   Status OpenGate() override {
     gate_closed = false;
     return {};

@@ -25,6 +25,34 @@ int64_t In(int ms) {
   return NowNs() + ms * 1'000'000ll;
 }
 
+TEST(GateToOpens, OpensWaitAndMayBeToldToWalkAgain) {
+  Gate gate;
+  fuse_in_header open{};
+  open.opcode = FUSE_OPEN;
+  fuse_in_header create{};
+  create.opcode = FUSE_CREATE;
+  auto bytes = [](const fuse_in_header& header) {
+    return std::string_view(reinterpret_cast<const char*>(&header),
+                            sizeof header);
+  };
+  gate.CloseToOpens();
+  for (const auto* header : {&open, &create}) {
+    gate.Enter();
+    EXPECT_EQ(gate.Admit(header->opcode, bytes(*header)),
+              Gate::Admission::kKept);
+    gate.Leave();
+  }
+  gate.Enter();
+  EXPECT_EQ(gate.Admit(FUSE_LOOKUP, bytes(open)), Gate::Admission::kRun);
+  gate.Leave();
+  const std::vector<RawRequest> kept = gate.Open(true);
+  ASSERT_EQ(kept.size(), 2u);
+  EXPECT_TRUE(kept[0].stale);
+  EXPECT_TRUE(kept[1].stale);
+  gate.Enter();
+  EXPECT_EQ(gate.Admit(FUSE_OPEN, bytes(open)), Gate::Admission::kRun);
+}
+
 TEST(Gate, ClosedItKeepsRequestsAndAnswersFlushAndRelease) {
   Gate gate;
   gate.Close();

@@ -413,7 +413,11 @@ class FakeMachine : public ProcessScanner,
     gate_closed = true;
     return drain_report;
   }
-  Status GateOpens() override {
+  Status RefuseOpens() override {
+    gate_closed = opens_closed = false;
+    return Act("RefuseOpens");
+  }
+  Status GateOpens(int64_t) override {
     TRY(Act("GateOpens"));
     opens_closed = true;
     return {};

@@ -165,7 +165,8 @@ class FakeOverlay final : public cutover::OverlayControl {
     return core::FailSys(ENOSPC, "fsync the target");
   }
   Status GiveUpAttach() override { return {}; }
-  Status GateOpens() override { return answer; }
+  Status GateOpens(int64_t) override { return answer; }
+  Status RefuseOpens() override { return answer; }
   Status OpenGate() override { return answer; }
   Status CommitTarget(int64_t) override { return answer; }
   Status RevokeTarget(int64_t) override { return answer; }

@@ -24,6 +24,7 @@ class Guard : public testing::Test {
     settings_.id = "abcdef";
     settings_.dir = "/srv/job";
     settings_.target = "nas:/job";
+    settings_.registry = "/run/livemv";
     settings_.state_dir = "/var/lib/livemv/abcdef";
   }
   void TearDown() override {
@@ -50,7 +51,13 @@ TEST_F(Guard, KnowsWhetherTheHostWasBootedWithSystemd) {
 TEST_F(Guard, CoversBeforeLocalFilesystemsAreSaidToBeThere) {
   const std::string unit = GuardUnit(settings_);
   EXPECT_NE(unit.find("\nDefaultDependencies=no\n"), std::string::npos);
-  EXPECT_NE(unit.find("\nRequiresMountsFor=\"/srv/job\"\n"), std::string::npos);
+  EXPECT_NE(unit.find("\nRequiresMountsFor=\"/srv\"\n"), std::string::npos);
+  // Once livemv has it in its registry, nothing is put over it.
+  EXPECT_NE(unit.find("\nConditionPathExists=!/run/livemv/abcdef\n"),
+            std::string::npos);
+  settings_.dir_is_mount = true;
+  EXPECT_NE(GuardUnit(settings_).find("\nRequiresMountsFor=\"/srv/job\"\n"),
+            std::string::npos);
   EXPECT_NE(unit.find("\nBefore=local-fs.target"), std::string::npos);
   EXPECT_NE(unit.find("ExecStart=/bin/mount -t tmpfs -o ro,"),
             std::string::npos);
@@ -59,6 +66,7 @@ TEST_F(Guard, CoversBeforeLocalFilesystemsAreSaidToBeThere) {
 
 TEST_F(Guard, QuotesWhatSystemdWouldTakeForItsOwn) {
   settings_.dir = "/srv/a b/50%/$HOME/\"x\"\\y\n";
+  settings_.dir_is_mount = true;
   const std::string unit = GuardUnit(settings_);
   EXPECT_NE(unit.find("livemv-guard \"/srv/a b/50%%/$$HOME/\\\"x\\\"\\\\y\\x0a\""),
             std::string::npos)
