@@ -111,7 +111,7 @@ void Dispatcher::AnswerOnly(const fuse_in_header& header) {
 }
 
 void Dispatcher::AnswerStale(const fuse_in_header& header) {
-  transport_->Reply(header.unique, -ESTALE, nullptr, 0);
+  transport_->Reply(header.unique, ESTALE, nullptr, 0);
 }
 
 void Dispatcher::FinishAnswered(const RawRequest& request) {

@@ -49,7 +49,7 @@ LOGS = ("log.0", "log.1", "log.2", "log.3")
 SAMPLE = ("idle", "zombie_leader", "sleepers", "places/cwd", "places/root", "places/closed",
           "descriptors/offset", "descriptors/dropped", "descriptors/254", "descriptors/passed",
           "descriptors/deleted", "states/vfork", "states/stopped_child", "blocked/recv_timeout",
-          "locks/ofd", "mappings/private_dirty")
+          "locks/ofd", "locks/posix", "mappings/private_dirty")
 
 CASES = [
     # What holds a working directory and descriptors, and what threads do.
@@ -106,8 +106,10 @@ CASES = [
     *refused("traced", "states", "traced"),
     *refused("32-bit", "states", "32_bits"),
 
-    *victim("locks", "flock", "flock_read_only", "flock_forked", "ofd", "ofd_forked"),
-    *refused("lock", "locks", "posix"),
+    # Not with files born on the overlay: who opens one anew in the first moments
+    # of an abort may get its lock (README, Limits).
+    *victim("locks", "flock", "flock_read_only", "flock_forked", "ofd", "ofd_forked", "posix",
+            born=False),
     *refused("lease", "locks", "lease"),
 
     *refused("mapping", "mappings", "shared", "private_written"),
