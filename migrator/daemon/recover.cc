@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <ranges>
 
 #include "core/as_owner.h"
 #include "core/fault_points.h"
@@ -23,6 +24,7 @@
 #include "migrator/daemon/heartbeat.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/phase_keeper.h"
+#include "migrator/daemon/private_dir.h"
 #include "migrator/daemon/small_files.h"
 #include "migrator/daemon/source_check.h"
 #include "migrator/daemon/state_dir.h"
@@ -315,15 +317,6 @@ class Recovery {
                     "files that the journal knows is on it");
   }
 
-  static core::FileHandle PackedHandle(state::FileId id) {
-    const uint32_t parts[2] = {static_cast<uint32_t>(id >> 32),
-                               static_cast<uint32_t>(id)};
-    core::FileHandle handle;
-    handle.type = 1;  // FILEID_INO32_GEN
-    handle.bytes.assign(reinterpret_cast<const char*>(parts), sizeof parts);
-    return handle;
-  }
-
   // Nobody is on the bare source, and nobody has changed it.
   Step Untouched() {
     std::unique_ptr<cutover::ProcessScanner> scanner =
@@ -467,10 +460,43 @@ class Recovery {
     return std::move(out_);
   }
 
+  // f(PrivateDir&), whose calls act as whoever may there.
+  auto WithPrivate(auto f) {
+    const int root = draft_.target_root.Get();
+    std::unique_ptr<core::Syscalls> as_owner =
+        core::MakeAsOwner(sys_.get(), root, nullptr);
+    PrivateDir dir(as_owner.get(), root, sys_.get(), source_root_.Get(), state_,
+                   draft_.settings.id);
+    return f(dir);
+  }
+
   Status RemovePrivate() {
-    return RemoveTree("/proc/self/fd/" +
-                      std::to_string(draft_.target_root.Get()) + "/.livemv-" +
-                      draft_.settings.id);
+    return WithPrivate([](PrivateDir& dir) { return dir.Remove(); });
+  }
+
+  // The target is the truth, and has all of it in its place.
+  Step NothingStranded() {
+    Result<std::vector<StrandedObject>> found =
+        WithPrivate([](PrivateDir& dir) { return dir.Stranded(); });
+    REFUSE_UNLESS(found, Exit::kHuman, "the private directory on the target: ");
+    if (found->empty())
+      return {};
+    const Settings& s = draft_.settings;
+    std::string text =
+        "the target has lost the names of " + std::to_string(found->size()) +
+        " objects in the crash; what they hold may be nowhere else. Nothing "
+        "was changed. On " + Printable(s.target) + ":";
+    for (const StrandedObject& object : *found | std::views::take(kMostListed))
+      text += "\n  " + Printable(object.path) +
+              (object.source.empty() ? ": name not known"
+                                     : ": " + Printable(object.source));
+    if (found->size() > kMostListed)
+      text += "\n  and others";
+    text += "\nThe names are those of the source when it was left. Move each "
+            "to its place on the target (mv -n; directories first), or away "
+            "from there if it is not wanted, and try again: livemv recover " +
+            s.id;
+    return Refuse(Exit::kHuman, text);
   }
 
   // The target is the truth: it alone belongs on DIR.
@@ -484,6 +510,8 @@ class Recovery {
     REFUSE_UNLESS(opened, Exit::kHuman, "");
     if (auto untouched = Untouched(); !untouched)
       return std::unexpected(std::move(untouched).error());
+    if (auto complete = NothingStranded(); !complete)
+      return std::unexpected(std::move(complete).error());
     Status shown = ShowTarget(*covers);
     REFUSE_UNLESS(shown, Exit::kHuman, "");
     if (Status removed = RemovePrivate(); !removed)

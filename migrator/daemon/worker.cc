@@ -571,6 +571,11 @@ void Worker::OverlayEnded(StopReason reason) {
     advanced = phase.Advance(Event::kCommitted, "");
   if (phase.state() == MigrationState::kDraining) {
     std::lock_guard victims(parts_->victims_mu);
+    // Moved is what a power cut cannot take back: names that were put in their
+    // places in the freeze, too. Where it fails a crash is looked into by
+    // `recover`.
+    if (Status synced = parts_->ledger->SyncTarget(); !synced)
+      LOG_WARN("sync the target: {}", synced.error().ToString());
     if (Status removed = parts_->victims->RemovePrivate(); !removed)
       LOG_WARN("{}", removed.error().ToString());
     advanced = phase.Advance(Event::kDrained, "");

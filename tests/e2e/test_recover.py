@@ -4,10 +4,12 @@ empty, and the boot is another. What was not durable survives in the page cache
 or by the unmounting: test_power_cut has the others.
 """
 import contextlib
+import ctypes
 import os
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +17,17 @@ import unittest
 
 import bed
 import fsyncer
+
+
+def slot(path, more=0):
+    """The name of its object in the private directory, from its handle (ext4's)."""
+    handle = struct.pack("=Ii", 8, 0) + bytes(8)
+    buffer, mount = ctypes.create_string_buffer(handle, len(handle)), ctypes.c_int()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.name_to_handle_at(-100, os.fsencode(path), buffer, ctypes.byref(mount), 0) != 0:
+        raise OSError(ctypes.get_errno(), "name_to_handle_at", path)
+    inode, generation = struct.unpack("=II", buffer.raw[8:16])
+    return f"{inode << 32 | generation + more & 0xffffffff:016x}"
 
 
 class Crash(bed.Bed):
@@ -258,6 +271,30 @@ class Edges(Crash):
         self.livemv("finish", self.disk)
         self.assert_acknowledged()
         self.assertEqual(list(self.state.iterdir()), [])
+
+    def test_names_that_the_target_lost(self):
+        """After a power cut objects are where they were before their last record."""
+        self.cut_at("commit.target_done", "target=yes")
+        private = self.nas / f".livemv-{self.id}"
+        (private / "o").mkdir(parents=True)
+        slots = {name: private / "o" / slot(self.disk / name) for name in ("log", "made")}
+        for name, at in slots.items():
+            os.rename(self.nas / name, at)
+        dead = private / "o" / slot(self.disk / "log", 1)  # of another generation
+        dead.write_bytes(b"deleted")
+        before = bed.tree(self.nas)
+        said = self.recover(code=9).text
+        self.assertEqual(bed.difference(before, bed.tree(self.nas)), "")
+        for name, at in slots.items():
+            self.assertIn(f"\n  {at.relative_to(self.nas)}: {name}\n", said)
+        self.assertNotIn(dead.name, said)
+        self.assertIn("mv -n", said)
+        for name, at in slots.items():
+            os.rename(at, self.nas / name)
+        self.recover()
+        self.assertFalse(private.exists())
+        self.assert_moved()
+        self.assert_acknowledged()
 
     def test_draining_and_moved(self):
         self.begin("--cutover=wait", "--wait")
