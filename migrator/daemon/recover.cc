@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@
 #include "migrator/cutover/scan.h"
 #include "migrator/daemon/boot.h"
 #include "migrator/daemon/covers.h"
+#include "migrator/daemon/guard.h"
 #include "migrator/daemon/heartbeat.h"
 #include "migrator/daemon/paths.h"
 #include "migrator/daemon/phase_keeper.h"
@@ -68,6 +70,18 @@ class Recovery {
         ops_(mount::MakeRealMountOps()) {}
 
   std::expected<Recovered, Refusal> Run() {
+    std::expected<Recovered, Refusal> done = Bring();
+    if (!done && guarded_)
+      done.error().message +=
+          "\n" + Printable(draft_.settings.dir) +
+          " was bare, and has been covered by an empty read-only mount, so "
+          "that nobody changes the source until it is back. To take that off: "
+          "umount " + ShellQuoted(draft_.settings.dir);
+    return done;
+  }
+
+ private:
+  std::expected<Recovered, Refusal> Bring() {
     if (auto read = ReadJournal(); !read)
       return std::unexpected(std::move(read).error());
     if (auto registered = Register(); !registered)
@@ -94,7 +108,6 @@ class Recovery {
     }
   }
 
- private:
   using Step = std::expected<void, Refusal>;
 
   // --- what the journal says
@@ -238,6 +251,30 @@ class Recovery {
     return FindCovers(table, draft_.settings, target_dev_);
   }
 
+  // What is looked through must not change meanwhile, nor after a refusal. With
+  // nothing on it DIR gets what the guard of the boot would have put there.
+  Step CoverBare() {
+    const Settings& s = draft_.settings;
+    Result<std::vector<Cover>> covers = Covers();
+    // Something else is there, which is told when all is known.
+    if (!covers || !covers->empty())
+      return {};
+    UniqueFd dir(::open(s.dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    Result<core::FileHandle> handle =
+        dir ? sys_->NameToHandle(dir.Get(), "")
+            : Result<core::FileHandle>(FailSys(errno, "open"));
+    if (!handle || *handle != state_.migration->source_root)
+      return {};
+    if (::mount(kGuardSource, s.dir.c_str(), "tmpfs",
+                MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                "mode=0555,size=4k") != 0)
+      return Refuse(Exit::kHuman,
+                    FailSys(errno, "cover " + Printable(s.dir) +
+                                       " by an empty mount").error().ToString());
+    guarded_ = true;
+    return {};
+  }
+
   // draft_.dir and draft_.source, below whatever covers DIR.
   Status OpenSource(size_t covers) {
     const Settings& s = draft_.settings;
@@ -318,7 +355,11 @@ class Recovery {
   }
 
   // Nobody is on the bare source, and nobody has changed it.
-  Step Untouched() {
+  Step Untouched(const std::vector<Cover>& covers) {
+    const bool dead_overlay =
+        std::ranges::any_of(covers, [](const Cover& cover) {
+          return cover.kind == Cover::Kind::kOverlay;
+        });
     std::unique_ptr<cutover::ProcessScanner> scanner =
         cutover::MakeRealProcessScanner();
     cutover::Deps deps;
@@ -336,7 +377,7 @@ class Recovery {
                     "the bare source is in use: " + cutover::NamesOf(*users) +
                         ". End these processes and try again; nothing was "
                         "changed");
-    std::optional<int64_t> since = LastOwnChangeNs(state_, boot_);
+    std::optional<int64_t> since = LastOwnChangeNs(state_, boot_, dead_overlay);
     if (!since)
       return Refuse(Exit::kHuman, "the journal does not say when a worker was "
                                   "last alive\n" + WithoutJournal());
@@ -504,11 +545,14 @@ class Recovery {
     const Settings& s = draft_.settings;
     if (auto mounted = MountTarget(); !mounted)
       return std::unexpected(std::move(mounted).error());
+    // Not before: the target itself may be what is on DIR.
+    if (auto covered = CoverBare(); !covered)
+      return std::unexpected(std::move(covered).error());
     Result<std::vector<Cover>> covers = Covers();
     REFUSE_UNLESS(covers, Exit::kHuman, "");
     Status opened = OpenSource(covers->size());
     REFUSE_UNLESS(opened, Exit::kHuman, "");
-    if (auto untouched = Untouched(); !untouched)
+    if (auto untouched = Untouched(*covers); !untouched)
       return std::unexpected(std::move(untouched).error());
     if (auto complete = NothingStranded(); !complete)
       return std::unexpected(std::move(complete).error());
@@ -550,13 +594,15 @@ class Recovery {
 
   // Source and target together are: the overlay comes back.
   std::expected<Recovered, Refusal> GoOn() {
+    if (auto covered = CoverBare(); !covered)
+      return std::unexpected(std::move(covered).error());
     if (auto mounted = MountTarget(); !mounted)
       return std::unexpected(std::move(mounted).error());
     Result<std::vector<Cover>> covers = Covers();
     REFUSE_UNLESS(covers, Exit::kHuman, "");
     Status opened = OpenSource(covers->size());
     REFUSE_UNLESS(opened, Exit::kHuman, "");
-    if (auto untouched = Untouched(); !untouched)
+    if (auto untouched = Untouched(*covers); !untouched)
       return std::unexpected(std::move(untouched).error());
     Status accepted = Accept();
     REFUSE_UNLESS(accepted, Exit::kHuman, "the journal: ");
@@ -605,6 +651,7 @@ class Recovery {
   std::unique_ptr<state::JournalFile> journal_;
   UniqueFd source_root_;
   dev_t target_dev_ = 0;
+  bool guarded_ = false;  // by CoverBare
   ForeignChanges changes_;
   bool auto_cutover_ = false;
   Recovered out_;

@@ -139,8 +139,7 @@ class Search {
 
 }  // namespace
 
-std::optional<int64_t> LastOwnChangeNs(const state::RecoveredState& state,
-                                       const Boot& boot) {
+std::optional<int64_t> LastAliveNs(const state::RecoveredState& state) {
   auto it = state.options.find(kAliveOption);
   if (it == state.options.end())
     return std::nullopt;
@@ -149,10 +148,23 @@ std::optional<int64_t> LastOwnChangeNs(const state::RecoveredState& state,
   if (std::from_chars(text.data(), text.data() + text.size(), alive).ec !=
       std::errc())
     return std::nullopt;
-  const int64_t last = alive + kAliveSlackNs;
+  return alive;
+}
+
+std::optional<int64_t> LastOwnChangeNs(const state::RecoveredState& state,
+                                       const Boot& boot, bool covered) {
+  const std::optional<int64_t> alive = LastAliveNs(state);
+  if (!alive)
+    return std::nullopt;
+  const int64_t last = *alive + kAliveSlackNs;
+  // Not by the sessions alone: one may have begun in this boot and ended before
+  // its overlay was on. A boot that seems to have begun before the word of a
+  // former one has another clock and says nothing.
+  if (boot.began_ns > *alive)
+    return std::min(last, boot.began_ns);
   const bool rebooted =
       !state.sessions.empty() && state.sessions.back().boot_id != boot.id;
-  return rebooted ? std::min(last, boot.began_ns) : last;
+  return rebooted || covered ? last : *alive;
 }
 
 Result<ForeignChanges> FindForeignChanges(core::Syscalls* sys, int root_fd,

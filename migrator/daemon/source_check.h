@@ -10,7 +10,8 @@
 // durable is undone by it.
 //
 // What this cannot see: a change within kAliveSlackNs after the last worker's
-// end in a boot before this one, and any if the clock was set back meanwhile.
+// end in a boot before this one or beside an overlay that died, and any if the
+// clock was set back meanwhile.
 //
 // Thread contract: one thread; reads every inode of the source.
 
@@ -31,9 +32,18 @@ namespace livemv::daemon {
 inline constexpr int64_t kAliveEveryNs = 5'000'000'000;
 inline constexpr int64_t kAliveSlackNs = 30'000'000'000;
 
+// "yes": the worker that recovered the migration has not seen its overlay on DIR
+// yet, so that none of its kind has changed anything or given a word.
+inline constexpr char kOverlayDueOption[] = "overlay_due";
+
 // CLOCK_REALTIME; nothing if the journal has no word of any worker.
+std::optional<int64_t> LastAliveNs(const state::RecoveredState& state);
+// No change after this time is ours. covered: by the overlay of that worker, so
+// that nobody else can have got at the source in this boot; without it the last
+// word is the limit, and what the worker did in the seconds after it looks like
+// another's.
 std::optional<int64_t> LastOwnChangeNs(const state::RecoveredState& state,
-                                       const Boot& boot);
+                                       const Boot& boot, bool covered);
 
 struct ForeignChange {
   std::string path;  // below the source's root; "." is the root

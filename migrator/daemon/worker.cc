@@ -21,6 +21,8 @@
 #include "migrator/daemon/roles.h"
 #include "migrator/daemon/source_check.h"
 #include "migrator/daemon/state_dir.h"
+#include "migrator/mount/mount_ops.h"
+#include "migrator/mount/mount_table.h"
 #include "migrator/proc/process_snapshot.h"
 #include "migrator/proc/verdict.h"
 
@@ -43,6 +45,7 @@ constexpr int64_t kStatusEveryNs = kSecond / 5;
 constexpr auto kBeatEvery = std::chrono::milliseconds(250);
 constexpr auto kAliveEvery = std::chrono::nanoseconds(kAliveEveryNs);
 constexpr auto kWatchEvery = std::chrono::seconds(2);
+constexpr auto kOverlayLookEvery = std::chrono::milliseconds(20);
 // How long a synced tree may be unproved (a chunk that is being written again)
 // before the state says so.
 constexpr int64_t kUnsyncedAfterNs = 2 * kSecond;
@@ -123,23 +126,60 @@ Status Worker::Begin() {
   // begin there. Who cannot ask it can serve nothing.
   if (phase.target_is_truth())
     TRY(parts_->objects->BindRoot());
-  TRY(SayAlive());
+  if (!parts_->overlay_due)
+    TRY(SayAlive());
   parts_->StartServing();
   TRY(parts_->session->Start(resume));
   if (resume && !parts_->session->resent())
     LOG_WARN("this kernel cannot resend requests (Linux 6.9 can): those that "
              "the predecessor had read stay unanswered");
   const MigrationState state = phase.state();
+  if (state == MigrationState::kPaused || state == MigrationState::kAborting)
+    parts_->engine->Pause();
+  if (parts_->overlay_due)
+    Detached("overlay", [this] { AwaitOverlay(); });
+  else
+    Move();
+  if (state == MigrationState::kAborting && phase.source_is_truth())
+    TRY(link_->Say(R"({"op":"abort_ready"})"));
+  return link_->Say(R"({"op":"ready"})");
+}
+
+// What changes source or target without being asked to.
+void Worker::Move() {
+  PhaseKeeper& phase = *parts_->phase;
+  const MigrationState state = phase.state();
   if (state != MigrationState::kAttaching && !phase.target_is_truth() &&
       !phase.source_is_truth())
     parts_->StartCopying();
-  if (state == MigrationState::kPaused || state == MigrationState::kAborting)
-    parts_->engine->Pause();
   if (state == MigrationState::kAborting && !phase.source_is_truth())
     Detached("copyback", [this] { CopyBackMain(); });
-  else if (state == MigrationState::kAborting)
-    TRY(link_->Say(R"({"op":"abort_ready"})"));
-  return link_->Say(R"({"op":"ready"})");
+}
+
+void Worker::AwaitOverlay() {
+  const std::unique_ptr<mount::MountOps> ops = mount::MakeRealMountOps();
+  const Settings& settings = parts_->settings;
+  bool told = false;
+  while (!done_) {
+    Status on = [&]() -> Status {
+      ASSIGN_OR_RETURN(mount::MountTable table, ops->TableOf(0));
+      const mount::MountEntry* top = table.TopAt(settings.dir);
+      if (top == nullptr || top->point != settings.dir ||
+          top->dev != settings.overlay_dev)
+        return Fail(ErrorCode::kTimeout, "the overlay is not on yet");
+      TRY(SayAlive());
+      return parts_->journal->AppendDurable(
+          state::OptionFact{kOverlayDueOption, "no"});
+    }();
+    if (on) {
+      LOG_INFO("the overlay is on {}", Printable(settings.dir));
+      parts_->overlay_due = false;
+      return Move();
+    }
+    if (on.error().code != ErrorCode::kTimeout && !std::exchange(told, true))
+      LOG_WARN("look for the overlay: {}", on.error().ToString());
+    std::this_thread::sleep_for(kOverlayLookEvery);
+  }
 }
 
 int Worker::Run() {
@@ -535,8 +575,12 @@ void Worker::WatchMain() {
 }
 
 Status Worker::SayAlive() {
-  return parts_->journal->AppendDurable(state::OptionFact{
-      kAliveOption, std::to_string(parts_->sys->RealtimeNs())});
+  // A clock that was set back takes nothing back of what was ours.
+  const int64_t now =
+      std::max(parts_->said_alive_ns.load(), parts_->sys->RealtimeNs());
+  parts_->said_alive_ns = now;
+  return parts_->journal->AppendDurable(
+      state::OptionFact{kAliveOption, std::to_string(now)});
 }
 
 // What the source has of a later time is not by us (source_check.h).
@@ -544,7 +588,7 @@ void Worker::AliveMain() {
   bool told = false;
   while (!done_) {
     std::this_thread::sleep_for(kAliveEvery);
-    Status said = done_ ? Status() : SayAlive();
+    Status said = done_ || parts_->overlay_due ? Status() : SayAlive();
     if (!said && !std::exchange(told, true))
       LOG_WARN("say in the journal that we are alive: {}",
                said.error().ToString());

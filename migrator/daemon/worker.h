@@ -49,6 +49,8 @@ class Worker {
 
  private:
   core::Status Begin();
+  void Move();
+  void AwaitOverlay();
   core::Status SayAlive();  // in the journal
   void AliveMain();
   void Loop();

@@ -13,6 +13,7 @@
 #include "migrator/daemon/boot.h"
 #include "migrator/daemon/channel.h"
 #include "migrator/daemon/small_files.h"
+#include "migrator/daemon/source_check.h"
 
 namespace livemv::daemon {
 
@@ -149,6 +150,15 @@ Status WorkerParts::OpenJournal(state::RecoveredState* recovered) {
     TRY(journal->Append(fact));
     TRY(recovered->Apply(fact));
   }
+  if (past == Past::kMigration) {
+    const state::OptionFact due{kOverlayDueOption, "yes"};
+    TRY(journal->Append(due));
+    TRY(recovered->Apply(due));
+  }
+  if (auto it = recovered->options.find(kOverlayDueOption);
+      it != recovered->options.end())
+    overlay_due = it->second == "yes";
+  said_alive_ns = LastAliveNs(*recovered).value_or(0);
   TRY(journal->SyncAll());
   phase = std::make_unique<PhaseKeeper>(
       journal.get(), recovered->phase, recovered->reason,

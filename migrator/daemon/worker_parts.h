@@ -73,6 +73,11 @@ struct WorkerParts {
   Settings settings;
   Past past = Past::kNone;
   bool resumed = false;  // by kernel and users of the overlay: kOverlay
+  // Of a recovered migration whose overlay has not been on DIR yet: nothing is
+  // changed and no word of life given, or what others did to the bare source
+  // would pass for ours.
+  std::atomic<bool> overlay_due{false};
+  std::atomic<int64_t> said_alive_ns{0};  // the last word in the journal
   bool host_went_down = false;
 
   std::unique_ptr<core::Syscalls> kernel;

@@ -8,6 +8,7 @@ import ctypes
 import os
 import pathlib
 import shutil
+import shlex
 import signal
 import struct
 import subprocess
@@ -111,6 +112,12 @@ class Crash(bed.Bed):
 
     def cover(self):
         bed.run("mount", "-t", "tmpfs", "-o", "ro,size=4k", "livemv-guard", self.disk)
+
+    def uncover(self, said):
+        """The bare source was covered by what refused, as it says."""
+        self.assertIn("covered by an empty read-only mount", said)
+        self.assertEqual(os.listdir(self.disk), [])
+        bed.run(*shlex.split(said[said.rindex("umount "):].splitlines()[0]))
 
     def recover(self, *options, code=0, which=None):
         return self.livemv("recover", which or self.id, f"--state-dir={self.state}", *options,
@@ -379,6 +386,7 @@ class Refusals(Crash):
         os.rename(self.disk / "odd" / "sp ace ", self.disk / "odd" / "moved")
         before = bed.tree(self.disk)
         said = self.recover(code=9).text
+        self.uncover(said)
         for name in ("log", "made", "made/foreign", f"made/{placeholder.name}", "old",
                      "odd", "odd/moved"):
             self.assertIn(f"\n  {name}: ", said)
@@ -407,11 +415,31 @@ class Refusals(Crash):
         shell = self.spawn("sleep", "60", cwd=self.disk)
         said = self.recover(code=9).text
         self.assertIn(str(shell.pid), said)
+        self.assertEqual(os.listdir(self.disk), [])
         shell.kill()
         shell.wait()
         self.recover()
         self.assert_acknowledged()
         self.finish_by("abort")
+
+    def test_changes_between_two_attempts(self):
+        """The first one had a worker, and its overlay has never been on."""
+        self.begin("--cutover=wait", "--wait")
+        self.crash()
+        said = self.livemv("recover", self.id, f"--state-dir={self.state}", code=9,
+                           env={"LIVEMV_FAULTS": "put_on.scanned=error:5"})
+        self.assertEqual(os.listdir(self.disk), [], said.text)
+        bed.run("umount", self.disk)
+        bed.poll("all of them are gone", lambda: not list(self.own()))
+        (self.disk / "foreign").write_bytes(b"foreign")
+        said = self.recover(code=9).text
+        self.assertIn("\n  foreign: ", said)
+        self.assertNotIn("\n  log: ", said)
+        self.uncover(said)
+        self.recover("--accept-changes")
+        self.assertEqual((self.disk / "foreign").read_bytes(), b"foreign")
+        self.assert_acknowledged()
+        self.finish_by("cutover")
 
     def test_live_or_twice(self):
         self.begin("--cutover=wait", "--wait")
@@ -500,6 +528,20 @@ class Processes(Crash):
         holder.kill()
         holder.wait()
         self.finish_by("abort")
+
+    def test_a_bare_source_without_a_reboot(self):
+        """What is done to it in the seconds after the end is seen too."""
+        self.begin("--cutover=wait", "--wait")
+        self.kill_all()
+        bed.run("umount", "-l", self.disk)
+        (self.disk / "foreign").write_bytes(b"foreign")
+        said = self.recover(code=9).text
+        self.assertIn("\n  foreign: ", said)
+        self.assertEqual(os.listdir(self.disk), [])
+        self.recover("--accept-changes")
+        self.assertEqual((self.disk / "foreign").read_bytes(), b"foreign")
+        self.assert_acknowledged()
+        self.finish_by("cutover")
 
 
 if __name__ == "__main__":
