@@ -325,33 +325,44 @@ class Recovery {
     return SameSource();
   }
 
-  // The handle of a filesystem's root is the same in all of one type.
+  // The handle of a filesystem's root is the same in all of one type, and
+  // f_fsid of some the number of the device, which another may have now.
   Status SameSource() {
-    struct statfs fs{};
-    if (::fstatfs(source_root_.Get(), &fs) != 0)
-      return FailSys(errno, "statfs of the source");
-    if (FsidOf(fs) != 0 && FsidOf(fs) == draft_.settings.source_fsid)
-      return {};
     int tried = 0;
     for (const auto& [id, file] : state_.files) {
-      if (!file.map || state_.dead.contains(id) || (id & state::kTableBit) != 0)
+      if ((!file.map && !file.bound) || id == state::kRootId ||
+          state_.dead.contains(id) || (id & state::kTargetBit) != 0)
+        continue;
+      auto node = state_.nodes.find(id);
+      if (node == state_.nodes.end() && (id & state::kTableBit) != 0)
         continue;
       if (tried++ == kMostTried)
         break;
-      core::FileHandle handle;
-      if (auto node = state_.nodes.find(id); node != state_.nodes.end())
-        handle = node->second;
-      else
-        handle = PackedHandle(id);
-      if (sys_->OpenByHandle(source_root_.Get(), handle, O_PATH))
+      if (sys_->OpenByHandle(
+              source_root_.Get(),
+              node != state_.nodes.end() ? node->second : PackedHandle(id),
+              O_PATH))
         return {};
     }
-    if (tried == 0)
+    const Settings& s = draft_.settings;
+    if (tried > 0)
+      return Fail(ErrorCode::kConflict,
+                  "on " + Printable(s.dir) +
+                      " there is another filesystem than there was: none of "
+                      "the files that the journal knows is on it. It was " +
+                      Printable(s.source_device) + "; mount that there and try "
+                      "again");
+    struct statfs fs{};
+    if (::fstatfs(source_root_.Get(), &fs) != 0)
+      return FailSys(errno, "statfs of the source");
+    if (FsidOf(fs) == s.source_fsid)
       return {};
     return Fail(ErrorCode::kConflict,
-                "on " + Printable(draft_.settings.dir) +
-                    " there is another filesystem than there was: none of the "
-                    "files that the journal knows is on it");
+                "on " + Printable(s.dir) +
+                    " there is another filesystem than there was, by its "
+                    "number, and the journal knows no file to tell by. It was " +
+                    Printable(s.source_device) + "; mount that there and try "
+                    "again");
   }
 
   // Nobody is on the bare source, and nobody has changed it.
