@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <map>
 
+#include "core/log.h"
 #include "fusefs/object_store.h"
 
 namespace livemv::daemon {
@@ -82,6 +83,13 @@ class PathFinder {
 };
 
 }  // namespace
+
+std::string HandleText(const core::FileHandle& handle) {
+  std::string text = std::to_string(handle.type) + ":";
+  for (const char c : handle.bytes)
+    text += fmt::format("{:02x}", static_cast<unsigned char>(c));
+  return text;
+}
 
 core::FileHandle PackedHandle(FileId id) {
   const uint32_t parts[2] = {static_cast<uint32_t>(id >> 32),

@@ -59,6 +59,10 @@ class PrivateDir {
   const std::string name_;
 };
 
+// In the journal: the file handle of the target's root, as HandleText has it.
+inline constexpr char kTargetRootOption[] = "target_root";
+std::string HandleText(const core::FileHandle& handle);
+
 // The handle that packs into id, of a number without kTableBit or kTargetBit.
 core::FileHandle PackedHandle(state::FileId id);
 

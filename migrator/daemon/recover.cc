@@ -451,16 +451,25 @@ class Recovery {
     if (!SameTarget())
       return Refuse(Exit::kUnreachable,
                     "what is at " + Printable(s.target) +
-                        " is not the target that it was: there is no .livemv-" +
-                        s.id + ", and no file that the journal knows. " +
-                        covered + "Mount the right one and try again: livemv "
-                        "recover " + s.id);
+                        " is not the target that it was: it is another directory, or "
+                        "there is no .livemv-" + s.id + " and no file that the "
+                        "journal knows. " + covered + "A copy of the target "
+                        "cannot stand in for it. Mount the right one and try "
+                        "again: livemv recover " + s.id);
     return {};
   }
 
-  // The directory of this ID, or an object that only it can have.
+  // The same directory, by its handle where the journal has that, which says
+  // little for the root of a filesystem; and the directory of this ID, or an
+  // object that only it can have.
   bool SameTarget() {
     const int root = draft_.target_root.Get();
+    if (auto noted = state_.options.find(kTargetRootOption);
+        noted != state_.options.end()) {
+      Result<core::FileHandle> handle = sys_->NameToHandle(root, "");
+      if (!handle || HandleText(*handle) != noted->second)
+        return false;
+    }
     const std::string own = ".livemv-" + draft_.settings.id;
     if (sys_->StatAt(root, own.c_str(), STATX_TYPE))
       return true;

@@ -18,6 +18,7 @@
 #include "migrator/daemon/overlay_channel.h"
 #include "migrator/daemon/overlay_tree.h"
 #include "migrator/daemon/paths.h"
+#include "migrator/daemon/private_dir.h"
 #include "migrator/daemon/roles.h"
 #include "migrator/daemon/source_check.h"
 #include "migrator/daemon/state_dir.h"
@@ -114,6 +115,11 @@ Status Worker::Begin() {
       SayRefused(link_, parts_->settings.state_dir, true, why);
       return Fail(std::move(why));
     }
+    // For `recover`, which must find the same one.
+    ASSIGN_OR_RETURN(const core::FileHandle root,
+                     parts_->sys->NameToHandle(parts_->objects->RootFd(), ""));
+    TRY(parts_->journal->Append(
+        state::OptionFact{kTargetRootOption, HandleText(root)}));
   }
   if (phase.state() == MigrationState::kPlanned)
     TRY(phase.Advance(Event::kAttach, ""));

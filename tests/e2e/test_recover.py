@@ -473,6 +473,50 @@ class Refusals(Crash):
         self.assert_acknowledged()
         self.finish_by("cutover")
 
+    def test_another_target(self):
+        """It has the private directory, and is not the directory that it was."""
+        right = self.nas / "right"
+        right.mkdir()
+        self.nas, volume = right, self.nas
+        self.begin("--cutover=wait", "--wait")
+        self.nas = volume
+        self.crash(guard=True)
+        os.rename(right, volume / "away")
+        (right / f".livemv-{self.id}" / "o").mkdir(parents=True)
+        said = self.recover(code=8).text
+        self.assertIn("another directory", said)
+        shutil.rmtree(right)
+        os.rename(volume / "away", right)
+        self.recover()
+        self.nas = right
+        self.assert_acknowledged()
+        self.finish_by("cutover")
+
+    def test_another_source(self):
+        """A copy of it with the number of its filesystem has other files."""
+        self.begin("--cutover=wait", "--wait")
+        self.crash()
+        was = bed.tree(self.disk)
+        bed.run("umount", self.disk)
+        uuid = bed.run("blkid", "-o", "value", "-s", "UUID", self.loops[0]).text.strip()
+        other = self.work / "other.img"
+        with open(other, "wb") as f:
+            f.truncate(100 << 20)
+        bed.run("mkfs.ext4", "-q", "-U", uuid, other)
+        bed.run("mount", "-o", "loop", other, self.disk)
+        fsid = os.statvfs(self.disk).f_fsid
+        said = self.recover(code=9).text
+        self.assertIn("another filesystem than there was", said)
+        self.uncover(said)
+        self.assertEqual(os.listdir(self.disk), ["lost+found"])
+        bed.run("umount", self.disk)
+        bed.run("mount", self.loops[0], self.disk)
+        self.assertEqual(os.statvfs(self.disk).f_fsid, fsid)
+        self.assertEqual(bed.difference(was, bed.tree(self.disk)), "")
+        self.recover()
+        self.assert_acknowledged()
+        self.finish_by("abort")
+
     def test_a_start_on_an_interrupted_migration(self):
         self.begin("--cutover=wait", "--wait")
         self.crash()
