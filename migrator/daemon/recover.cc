@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -265,12 +264,8 @@ class Recovery {
             : Result<core::FileHandle>(FailSys(errno, "open"));
     if (!handle || *handle != state_.migration->source_root)
       return {};
-    if (::mount(kGuardSource, s.dir.c_str(), "tmpfs",
-                MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
-                "mode=0555,size=4k") != 0)
-      return Refuse(Exit::kHuman,
-                    FailSys(errno, "cover " + Printable(s.dir) +
-                                       " by an empty mount").error().ToString());
+    Status on = mount::CoverEmpty(s.dir, kGuardSource);
+    REFUSE_UNLESS(on, Exit::kHuman, "");
     guarded_ = true;
     return {};
   }

@@ -347,6 +347,14 @@ std::unique_ptr<MountOps> MakeRealMountOps() {
   return std::make_unique<RealMountOps>();
 }
 
+core::Status CoverEmpty(const std::string& dir, const std::string& source) {
+  if (::mount(source.c_str(), dir.c_str(), "tmpfs",
+              MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+              "mode=0555,size=4k") != 0)
+    return core::FailSys(errno, "cover " + dir + " by an empty mount");
+  return {};
+}
+
 bool HasFsopen() {
   int fd = CallFsOpen("proc");
   if (fd >= 0)

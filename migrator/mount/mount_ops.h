@@ -92,6 +92,9 @@ class MountOps {
 
 std::unique_ptr<MountOps> MakeRealMountOps();
 
+// Mounts an empty read-only filesystem, which mountinfo shows as source, over
+// the top of what is at dir.
+core::Status CoverEmpty(const std::string& dir, const std::string& source);
 // fsopen, fsmount, move_mount (5.2) and mount_setattr (5.12) are there.
 bool HasFsopen();
 // OK if the kernel has an NFS client and mount.nfs is installed; kUnsupported
