@@ -392,8 +392,10 @@ class Recovery {
                            request_.accept_changes);
     REFUSE_UNLESS(found, Exit::kHuman, "look through the source: ");
     changes_ = std::move(*found);
-    if (changes_.count == 0 || request_.accept_changes)
+    if (changes_.count == 0)
       return {};
+    if (request_.accept_changes)
+      return NothingWasCut();
     const Settings& s = draft_.settings;
     std::string text = "the source was changed while livemv was not there, in " +
                        std::to_string(changes_.count) +
@@ -408,6 +410,20 @@ class Recovery {
             "bytes that the target alone counts for are not taken from the "
             "source even then: save those first.";
     return Refuse(Exit::kHuman, text);
+  }
+
+  Step NothingWasCut() {
+    std::string text;
+    for (const ForeignChange& change : changes_.list)
+      if (change.cut)
+        text += "\n  " + Printable(change.path) + ": " + change.what;
+    if (text.empty())
+      return {};
+    return Refuse(Exit::kHuman,
+                  "files that others have cut cannot be accepted as they are; "
+                  "nothing was changed now:" + text +
+                      "\nGive each its former size again (truncate -s BYTES), "
+                      "try again, and cut it when it is back.");
   }
 
   // --- the target

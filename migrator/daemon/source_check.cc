@@ -117,6 +117,11 @@ class Search {
       if (end && st.stx_size > *end)
         change.what += "; it has " + FormatBytes(st.stx_size - *end) +
                        " at the end of which only the target's count";
+      if (end && st.stx_size < *end) {
+        change.cut = true;
+        change.what += "; it was cut to " + std::to_string(st.stx_size) +
+                       " bytes, and had " + std::to_string(*end);
+      }
     } else {
       change.what = "it was made, or its attributes or names were changed";
     }

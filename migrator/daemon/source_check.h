@@ -50,6 +50,9 @@ struct ForeignChange {
   std::string what;  // for a person
   core::FileHandle handle;
   bool directory = false;
+  // A file that is shorter than the bytes of it that the source has are: its
+  // local end would have to follow, and what the target has past it.
+  bool cut = false;
 };
 
 struct ForeignChanges {

@@ -4,6 +4,7 @@ empty, and the boot is another. What was not durable survives in the page cache
 or by the unmounting: test_power_cut has the others.
 """
 import contextlib
+import fcntl
 import ctypes
 import os
 import pathlib
@@ -86,8 +87,19 @@ class Crash(bed.Bed):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         bed.poll("all of them are gone", lambda: not list(self.own()))
+        # A process that is ending has no name, and what it has open yet.
+        bed.poll("nothing of them is left", self.lock_is_free)
         if writers:
             self.busy.wait(timeout=20)
+
+    def lock_is_free(self):
+        for path in (self.work / "state").glob("*/lock"):
+            with open(path, "rb") as f:
+                try:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+        return True
 
     def umount_all(self, at):
         while str(at) in self.mounts():
@@ -409,6 +421,19 @@ class Refusals(Crash):
         self.assertEqual((self.disk / "log").read_bytes().count(b"cron"), 0)
         wrong = [w for w in fsyncer.check(self.disk, self.ack) if "block 300" not in w]
         self.assertEqual(wrong, [])
+
+    def test_a_file_that_others_cut_is_not_accepted(self):
+        self.begin("--cutover=wait", "--wait")
+        self.crash()
+        size = (self.disk / "old").stat().st_size
+        os.truncate(self.disk / "old", 1000)
+        said = self.recover("--accept-changes", code=9).text
+        self.uncover(said)
+        self.assertIn(f"it was cut to 1000 bytes, and had {size}", said)
+        os.truncate(self.disk / "old", size)
+        self.recover("--accept-changes")
+        self.assertEqual((self.disk / "old").stat().st_size, size)
+        self.livemv("abort", self.disk, "--wait")
 
     def test_a_source_that_is_in_use(self):
         self.begin("--cutover=wait", "--wait")
