@@ -13,11 +13,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include "migrator/cutover/opener.h"
 #include "migrator/cutover/seams.h"
 #include "migrator/proc/opens_in_flight.h"
+#include "migrator/proc/proc_files.h"
 
 namespace livemv::cutover {
 
@@ -208,11 +208,8 @@ class RealDescriptorOps : public DescriptorOps {
   }
 
   Result<Locks> AllOfProcesses() override {
-    std::ifstream in("/proc/locks");
-    std::stringstream text;
-    if (!in || !(text << in.rdbuf()))
-      return FailSys(EIO, "read /proc/locks");
-    Locks locks = proc::ParseLocks(text.str());
+    ASSIGN_OR_RETURN(std::string text, proc::ReadFile("/proc/locks"));
+    Locks locks = proc::ParseLocks(text);
     std::erase_if(locks, [](const proc::LockLine& lock) {
       return lock.waiting || lock.kind != proc::LockKind::kPosix;
     });
