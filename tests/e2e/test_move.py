@@ -124,7 +124,7 @@ class Move(bed.Bed):
         bed.fill(self.disk, mb=5, files=50)
         sub = self.disk / "odd"
         script = (f'"{bed.LIVEMV}" start "{self.disk}" {" ".join(self.target(self.nas))} '
-                  f'--state-dir="{self.state}" {bed.MAX_PAUSE} '
+                  f'--state-dir="{self.state}" {bed.MAX_PAUSE} {bed.YES} '
                   f'--wait >"{self.work}/out" 2>&1; echo $? >"{self.work}/code"; '
                   f'pwd -P >"{self.work}/pwd"; echo after >here')
         shell = self.spawn("sh", "-c", script, cwd=sub)
