@@ -429,15 +429,17 @@ class Hazards(bed.Bed):
         sync = self.spawn(sys.executable, "-c",
                           "import os, sys\n"
                           "f = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)\n"
+                          "print('open', flush=True)\nsys.stdin.readline()\n"
                           "os.write(f, b'acknowledged')\n"
-                          "print('written', flush=True)\nsys.stdin.readline()\n"
-                          "os.fsync(f)\nprint('synced')\n",
+                          "print('written', flush=True)\nos.fsync(f)\nprint('synced')\n",
                           self.disk / "local0", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.assertEqual(sync.stdout.readline(), b"written\n")
+        self.assertEqual(sync.stdout.readline(), b"open\n")
+        # First, or a barrier may bring them there before it hangs.
         self.freeze(below)
         sync.stdin.write(b"\n")
         sync.stdin.close()
         sync.stdin = None
+        self.assertEqual(sync.stdout.readline(), b"written\n")
         dead = []
         for i in range(3):
             worker = bed.poll("a worker", lambda: self.status().get("worker_pid"))
