@@ -571,6 +571,16 @@ class Recovery {
     return Refuse(Exit::kHuman, text);
   }
 
+  // What covers it, that it is the one, and as it was left.
+  Step LookAtSource(std::vector<Cover>* covers) {
+    Result<std::vector<Cover>> found = Covers();
+    REFUSE_UNLESS(found, Exit::kHuman, "");
+    *covers = std::move(*found);
+    Status opened = OpenSource(covers->size());
+    REFUSE_UNLESS(opened, Exit::kHuman, "");
+    return Untouched(*covers);
+  }
+
   // The target is the truth: it alone belongs on DIR.
   std::expected<Recovered, Refusal> Moved() {
     const Settings& s = draft_.settings;
@@ -579,15 +589,12 @@ class Recovery {
     // Not before: the target itself may be what is on DIR.
     if (auto covered = CoverBare(); !covered)
       return std::unexpected(std::move(covered).error());
-    Result<std::vector<Cover>> covers = Covers();
-    REFUSE_UNLESS(covers, Exit::kHuman, "");
-    Status opened = OpenSource(covers->size());
-    REFUSE_UNLESS(opened, Exit::kHuman, "");
-    if (auto untouched = Untouched(*covers); !untouched)
-      return std::unexpected(std::move(untouched).error());
+    std::vector<Cover> covers;
+    if (auto looked = LookAtSource(&covers); !looked)
+      return std::unexpected(std::move(looked).error());
     if (auto complete = NothingStranded(); !complete)
       return std::unexpected(std::move(complete).error());
-    Status shown = ShowTarget(*covers);
+    Status shown = ShowTarget(covers);
     REFUSE_UNLESS(shown, Exit::kHuman, "");
     if (Status removed = RemovePrivate(); !removed)
       Warn("left on the target: " + removed.error().ToString());
@@ -629,12 +636,9 @@ class Recovery {
       return std::unexpected(std::move(covered).error());
     if (auto mounted = MountTarget(); !mounted)
       return std::unexpected(std::move(mounted).error());
-    Result<std::vector<Cover>> covers = Covers();
-    REFUSE_UNLESS(covers, Exit::kHuman, "");
-    Status opened = OpenSource(covers->size());
-    REFUSE_UNLESS(opened, Exit::kHuman, "");
-    if (auto untouched = Untouched(*covers); !untouched)
-      return std::unexpected(std::move(untouched).error());
+    std::vector<Cover> covers;
+    if (auto looked = LookAtSource(&covers); !looked)
+      return std::unexpected(std::move(looked).error());
     Status accepted = Accept();
     REFUSE_UNLESS(accepted, Exit::kHuman, "the journal: ");
     Status made = draft_.MakeOverlay(ops_.get());

@@ -108,6 +108,16 @@ class Locks(bed.Bed):
         self.wait_for_it()
         self.assert_kept()
 
+    def test_an_attach_that_ends_behind_shut_doors_keeps_them(self):
+        """The overlay is on, and opens wait: for whoever takes it off again."""
+        for faults in ("attach.shut=error:5", "attach.shut=kill", "attach.mounted=kill",
+                       "attach.swapped=kill", "attach.committed=kill"):
+            with self.subTest(faults):
+                self.start(code=4, env={"LIVEMV_FAULTS": faults})
+                self.assertEqual(self.listed(), [])
+        self.wait_for_it()
+        self.assert_kept()
+
     def test_locks_come_back_with_an_abort(self):
         self.start("--cutover=wait", "--wait")
         self.wait_for_it()
