@@ -217,6 +217,7 @@ void Worker::Loop() {
     if (supervisor_gone_) {
       // The overlay has users: it is served for as long as it is there.
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      LetOpensIn();
       Prove();
       continue;
     }
@@ -270,6 +271,15 @@ void Worker::ServeReanchorer(UniqueFd fd) {
       LOG_ERROR("re-anchorer: {}", served.error().ToString());
     overlay_.PeerGone();
   });
+}
+
+// Nobody is left who would take the overlay off first.
+void Worker::LetOpensIn() {
+  std::unique_lock lock(overlay_mu_, std::try_to_lock);
+  if (!lock || !overlay_.OpensWait())
+    return;  // a re-anchorer is at work yet
+  if (Status opened = overlay_.OpenGate(); !opened)
+    LOG_ERROR("open the gate: {}", opened.error().ToString());
 }
 
 // Its guardian has its end of the channel too, and may wait for a process that

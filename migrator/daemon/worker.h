@@ -71,6 +71,7 @@ class Worker {
   SupervisorLink* const link_;
   WorkerOverlay overlay_;
   void EndReanchorer();
+  void LetOpensIn();
   std::mutex channel_mu_;
   int channel_fd_ = -1;    // of the one that is served; guarded by channel_mu_
   std::mutex overlay_mu_;  // one re-anchorer at a time uses overlay_

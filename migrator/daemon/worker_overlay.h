@@ -36,6 +36,8 @@ class WorkerOverlay final : public cutover::OverlayControl {
   core::Result<cutover::FlushReport> DrainAndGate(int64_t deadline_ns) override;
   core::Status GateOpens(int64_t deadline_ns) override;
   core::Status RefuseOpens() override;
+  // Whether GateOpens has closed it and nobody has opened it.
+  bool OpensWait() const { return opens_gated_; }
   core::Status OpenGate() override;
   core::Status CommitTarget(int64_t deadline_ns) override;
   core::Status RevokeTarget(int64_t deadline_ns) override;

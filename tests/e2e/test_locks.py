@@ -2,6 +2,7 @@
 every filesystem that DIR shows, and by nobody else at any moment."""
 import os
 import select
+import signal
 import subprocess
 import unittest
 
@@ -117,6 +118,31 @@ class Locks(bed.Bed):
                 self.assertEqual(self.listed(), [])
         self.wait_for_it()
         self.assert_kept()
+
+    def test_opens_do_not_wait_for_an_attach_that_nobody_ends(self):
+        """The re-anchorer dies behind shut doors, and the supervisor with it."""
+        source = os.stat(self.disk).st_dev
+        start = self.spawn(
+            bed.LIVEMV, "start", self.disk, self.nas, f"--state-dir={self.state}", bed.YES,
+            "--max-pause=20s", cwd="/", env={**os.environ, "LIVEMV_FAULTS": "attach.shut=delay:8000"})
+        bed.poll("the overlay is on", lambda: os.stat(self.disk).st_dev != source, 20)
+        migration = os.listdir(self.state)[0]
+        for pid in self.own_called(("livemv-supervisor", "livemv-attach"), migration):
+            os.kill(pid, signal.SIGKILL)
+        start.wait(timeout=30)
+        done = subprocess.run(["cat", self.disk / "range"], timeout=20, capture_output=True)
+        self.assertEqual(done.stdout, b"x" * 100)
+
+    @staticmethod
+    def own_called(names, migration):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    words = f.read().replace(b"\0", b" ").decode(errors="replace").split()
+            except OSError:
+                continue
+            if words and words[0] in names and migration in words:
+                yield int(pid)
 
     def test_locks_come_back_with_an_abort(self):
         self.start("--cutover=wait", "--wait")
